@@ -1,0 +1,42 @@
+"""Quantization for Python on the CPU: the same bytes as ggml, bitsandbytes and torch, as fast as memory allows."""
+
+from quantcore._kernels import LEVEL as _LEVEL
+from quantcore._parallel import get_num_threads, set_num_threads
+from quantcore.block_records import Q4_0, Q8_0
+from quantcore.errors import (
+    FileFormatError,
+    InvalidTypeError,
+    InvalidValueError,
+    OutputFileError,
+    QuantcoreError,
+)
+from quantcore.formats import dequantize, quantize
+from quantcore.ggml_types import GGUF_BLOCK_SIZE, GGUFQuantType
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GGUF_BLOCK_SIZE",
+    "Q4_0",
+    "Q8_0",
+    "FileFormatError",
+    "GGUFQuantType",
+    "InvalidTypeError",
+    "InvalidValueError",
+    "OutputFileError",
+    "QuantcoreError",
+    "dequantize",
+    "get_num_threads",
+    "isa",
+    "quantize",
+    "set_num_threads",
+]
+
+
+def isa() -> str:
+    """The CPU level that the kernels run at: "baseline" (x86-64-v2, or aarch64), "x86_64_v3" or "x86_64_v4".
+
+    Chosen at import from what the CPU and the operating system support; the environment variable `QUANTCORE_ISA`
+    forces a level. The bytes are the same at every level.
+    """
+    return _LEVEL

@@ -1,0 +1,201 @@
+"""The boundary: what a user passes becomes a contiguous, aligned buffer of a known element type, once.
+
+Every public function takes its arrays through here; nothing behind it checks again. A float array is handed on as its
+raw bytes and an element type, so that bfloat16 needs no NumPy dtype and float16 no buffer format.
+"""
+
+import operator
+import sys
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcore.errors import InvalidTypeError, InvalidValueError
+
+FLOAT32, FLOAT16, BFLOAT16, FLOAT64 = range(4)
+"""Element types, numbered as in `_kernels/floats.pxd`."""
+
+_NAMES = {"float32": FLOAT32, "float16": FLOAT16, "bfloat16": BFLOAT16, "float64": FLOAT64}
+_ITEMSIZES = {FLOAT32: 4, FLOAT16: 2, BFLOAT16: 2, FLOAT64: 8}
+_F32 = np.dtype(np.float32)
+_U8 = np.dtype(np.uint8)
+_F32_MAX = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True, slots=True)
+class Floats:
+    """A user's float array at the boundary: `raw` are its bytes in C order, native byte order and aligned."""
+
+    raw: NDArray[np.uint8]
+    element_type: int
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return self.raw.size // _ITEMSIZES[self.element_type]
+
+    def values(self, start: int, stop: int) -> NDArray[np.floating[Any]]:
+        """Elements start to stop of the flattened array, widened for an error message."""
+        itemsize = _ITEMSIZES[self.element_type]
+        part = self.raw[start * itemsize : stop * itemsize]
+        if self.element_type == BFLOAT16:
+            return (part.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        return part.view({FLOAT32: np.float32, FLOAT16: np.float16, FLOAT64: np.float64}[self.element_type])
+
+
+def floats(values: Any, name: str) -> Floats:
+    """Take a float32, float16, bfloat16 or float64 array of at least one dimension, copying only where it must."""
+    if type(values) is np.ndarray and values.dtype == _F32:
+        array, element_type = values, FLOAT32
+    else:
+        array, element_type = _as_float_array(values, name)
+    if array.ndim == 0:
+        raise InvalidValueError(f"{name}: must have at least one dimension, got shape ()")
+    if not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
+        array = np.require(array, dtype=array.dtype.newbyteorder("="), requirements=["C", "A"])
+    return Floats(array.reshape(-1).view(_U8), element_type, array.shape)
+
+
+def _as_float_array(values: Any, name: str) -> tuple[NDArray[Any], int]:
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(values, torch.Tensor):
+        values, bits_name = _from_torch(values, name, torch)
+    else:
+        bits_name = None
+    if isinstance(values, np.ma.MaskedArray):
+        raise InvalidTypeError(f"{name}: masked arrays are not accepted (the mask would be lost); use .filled() or .data")
+    array = _as_array(values, name)
+    if bits_name is not None:
+        return array, _NAMES[bits_name]
+    element_type = _NAMES.get(array.dtype.name)
+    if element_type is None:
+        raise InvalidTypeError(f"{name}: expected float32, float16, bfloat16 or float64, got dtype {array.dtype}")
+    if element_type == BFLOAT16:
+        array = array.view(np.uint16) if array.dtype.isnative else array.astype(array.dtype.newbyteorder("=")).view("u2")
+    return array, element_type
+
+
+def _from_torch(tensor: Any, name: str, torch: Any) -> tuple[Any, str | None]:
+    """A CPU tensor as something NumPy reads without copying; bfloat16, which NumPy lacks, as its bits."""
+    if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+        raise InvalidTypeError(f"{name}: expected a dense CPU tensor, got {tensor.layout} on device {tensor.device}")
+    tensor = tensor.detach().resolve_neg()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.uint16).numpy(), "bfloat16"
+    return tensor.resolve_conj().numpy() if tensor.dtype.is_complex else tensor.numpy(), None
+
+
+def _as_array(values: Any, name: str) -> NDArray[Any]:
+    try:
+        if not hasattr(values, "__array__") and hasattr(values, "__dlpack__"):
+            return np.from_dlpack(values)
+        return np.asarray(values)
+    except (ValueError, TypeError, BufferError, RuntimeError) as error:
+        raise InvalidTypeError(f"{name}: cannot be read as an array ({type(values).__name__}: {error})") from error
+
+
+def packed(data: Any, name: str, *, alignment: int = 1) -> NDArray[np.uint8]:
+    """Take a uint8 array of quantized bytes (or any bytes-like object), C-contiguous and aligned as asked."""
+    if isinstance(data, np.ma.MaskedArray):
+        raise InvalidTypeError(f"{name}: masked arrays are not accepted (the mask would be lost)")
+    if isinstance(data, (bytes, bytearray)):
+        data = np.frombuffer(data, _U8)
+    array = _as_array(data, name)
+    if array.dtype != _U8:
+        raise InvalidTypeError(f"{name}: expected uint8, got dtype {array.dtype}")
+    if array.ndim == 0:
+        raise InvalidValueError(f"{name}: must have at least one dimension, got shape ()")
+    if not array.flags.c_contiguous or array.ctypes.data % alignment:
+        array = array.copy(order="C")
+    return array
+
+
+def output(
+    out: Any, shape: tuple[int, ...], dtype: Any, source: NDArray[Any], *, name: str = "out", alignment: int = 1
+) -> NDArray[Any]:
+    """`out` if the result can be written to it, or a new array if it is None.
+
+    Raises
+    ------
+    InvalidTypeError
+        `out` is not a NumPy array.
+    InvalidValueError
+        `out` has another dtype or shape, is read-only, not C-contiguous, misaligned, or shares memory with `source`.
+    """
+    dtype = np.dtype(dtype)
+    if out is None:
+        return np.empty(shape, dtype)
+    if type(out) is not np.ndarray:
+        raise InvalidTypeError(f"{name}: expected a numpy.ndarray, got {type(out).__name__}")
+    if out.dtype != dtype:
+        raise InvalidValueError(f"{name}: expected dtype {dtype}, got {out.dtype}")
+    if out.shape != shape:
+        raise InvalidValueError(f"{name}: expected shape {shape}, got {out.shape}")
+    if not out.flags.writeable:
+        raise InvalidValueError(f"{name}: is read-only")
+    if not out.flags.c_contiguous:
+        raise InvalidValueError(f"{name}: must be C-contiguous, got strides {out.strides}")
+    if not out.flags.aligned or (out.size and out.ctypes.data % alignment):
+        raise InvalidValueError(f"{name}: must be aligned to {max(alignment, dtype.alignment)} bytes")
+    if np.may_share_memory(out, source):
+        raise InvalidValueError(f"{name}: shares memory with the input")
+    return out
+
+
+def bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """The raw bytes of a C-contiguous array, as one flat view."""
+    return array.reshape(-1).view(_U8)
+
+
+def float_dtype(dtype: Any, name: str) -> tuple[np.dtype[Any], int]:
+    """An output dtype (float32, float16 or bfloat16) and its element type."""
+    try:
+        wanted = np.dtype(_bfloat16() if isinstance(dtype, str) and dtype == "bfloat16" else dtype)
+    except TypeError as error:
+        raise InvalidTypeError(f"{name}: {dtype!r} is not a dtype") from error
+    element_type = _NAMES.get(wanted.name)
+    if element_type is None or element_type == FLOAT64:
+        raise InvalidTypeError(f"{name}: expected float32, float16 or bfloat16, got {wanted}")
+    return wanted.newbyteorder("=") if not wanted.isnative else wanted, element_type
+
+
+def _bfloat16() -> Any:
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise InvalidTypeError("dtype: 'bfloat16' needs the package ml_dtypes (pip install quantcore[cli])") from error
+    return ml_dtypes.bfloat16
+
+
+def integer(value: Any, name: str, lowest: int, highest: int | None = None) -> int:
+    """An integer in [lowest, highest]; a bool or a float is refused even if it is whole."""
+    allowed = f"an integer >= {lowest}" if highest is None else f"an integer from {lowest} to {highest}"
+    if isinstance(value, (bool, np.bool_)):
+        raise InvalidTypeError(f"{name}: expected {allowed}, got {value!r}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise InvalidTypeError(f"{name}: expected {allowed}, got {value!r}") from None
+    if number < lowest or (highest is not None and number > highest):
+        raise InvalidValueError(f"{name}: expected {allowed}, got {number}")
+    return number
+
+
+def refuse_block(values: Floats, name: str, block: int, block_size: int, type_name: str) -> NoReturn:
+    """Say why the kernel could not take a block: its first NaN or inf, or the value that is too large for the format."""
+    start = block * block_size
+    part = values.values(start, min(start + block_size, values.size))
+    infinite = np.flatnonzero(~np.isfinite(part))
+    if infinite.size:
+        index = start + int(infinite[0])
+        raise InvalidValueError(f"{name}: must be finite, got {part[infinite[0]]} at flat index {index}")
+    worst = int(np.argmax(np.abs(part)))
+    if abs(float(part[worst])) > _F32_MAX:
+        raise InvalidValueError(
+            f"{name}: {part[worst]} at flat index {start + worst} is beyond the range of float32 (±{_F32_MAX:.9g})"
+        )
+    raise InvalidValueError(
+        f"{name}: {part[worst]} at flat index {start + worst} (block {block}) is too large for {type_name}"
+    )

@@ -1,0 +1,37 @@
+"""The compiled kernels: chooses the best CPU level once, at import, and re-exports the functions of `_core`.
+
+Levels are the x86-64 psABI's. A level's module is imported only after the CPU was asked, since importing it could
+already execute its instructions. `QUANTCORE_ISA` forces a level. Nothing of quantcore but `errors` is imported here.
+"""
+
+import importlib
+import os
+
+from quantcore._kernels import _core
+from quantcore._kernels._core import Chunks, block_sizes, dequantize_blocks, quantize_blocks
+
+__all__ = ["LEVEL", "SUPPORTED_LEVELS", "Chunks", "block_sizes", "dequantize_blocks", "quantize_blocks"]
+
+
+def _supported_levels() -> tuple[str, ...]:
+    x86_64_level = _core.x86_64_level()
+    if x86_64_level == 1:
+        raise ImportError(
+            "quantcore needs an x86-64-v2 CPU (SSE4.2, POPCNT, CMPXCHG16B); this one reports only x86-64-v1"
+        )
+    levels = ("baseline", "x86_64_v3", "x86_64_v4")
+    return levels[: max(1, x86_64_level - 1)]
+
+
+def _chosen_level(supported: tuple[str, ...]) -> str:
+    level = os.environ.get("QUANTCORE_ISA") or supported[-1]
+    if level not in supported:
+        raise ImportError(
+            f"QUANTCORE_ISA={level!r}: unknown, or not supported by this CPU; allowed here: {', '.join(supported)}"
+        )
+    return level
+
+
+SUPPORTED_LEVELS = _supported_levels()
+LEVEL = _chosen_level(SUPPORTED_LEVELS)
+_core.use(importlib.import_module(f"quantcore._kernels._{LEVEL}").table)

@@ -1,0 +1,122 @@
+# _core.pyx: the one door between Python and the kernels: memoryviews become pointers here, the GIL is released here.
+# Nothing is checked: quantcore/_arrays.py has done that. The functions are called by several threads with one Chunks.
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t
+
+from quantcore._kernels.floats cimport size_of
+from quantcore._kernels.table cimport N_FORMATS, BlockKernels, KernelTable
+
+cdef extern from "cpu.h":
+    int quantcore_x86_64_level() noexcept nogil
+
+cdef extern from "atomics.h":
+    int64_t quantcore_take(int64_t* counter, int64_t step) noexcept nogil
+    int64_t quantcore_read(int64_t* value) noexcept nogil
+    void quantcore_lower(int64_t* value, int64_t candidate) noexcept nogil
+
+cdef KernelTable* TABLE = NULL
+
+
+def x86_64_level():
+    """The x86-64 psABI level (1 to 4) that this CPU and its operating system support; 0 on other architectures."""
+    return quantcore_x86_64_level()
+
+
+def use(table):
+    """Take a level's kernels (the capsule `table` of its module). Called once, at import."""
+    global TABLE
+    TABLE = <KernelTable*> PyCapsule_GetPointer(table, "quantcore._kernels.table")
+
+
+def block_sizes():
+    """{ggml type id: (block_size, bytes_per_block)} as the kernels were compiled."""
+    cdef int i
+    return {
+        TABLE.formats[i].id: (TABLE.formats[i].block_size, TABLE.formats[i].bytes_per_block)
+        for i in range(N_FORMATS)
+    }
+
+
+cdef class Chunks:
+    """Items 0 to total, handed out in ascending chunks to any number of threads.
+
+    `first_bad` is the lowest item that a kernel could not take (-1: none). Chunks above it are no longer handed out,
+    all below it have been, so the figure does not depend on the number of threads.
+    """
+
+    cdef int64_t total, size, position, lowest_bad, is_cancelled
+
+    def __init__(self, int64_t total, int64_t size):
+        self.total = total
+        self.size = size
+        self.position = 0
+        self.lowest_bad = INT64_MAX
+        self.is_cancelled = 0
+
+    def cancel(self):
+        """Hand out no more chunks; those under way are finished."""
+        quantcore_take(&self.is_cancelled, 1)
+
+    @property
+    def first_bad(self):
+        return -1 if self.lowest_bad == INT64_MAX else self.lowest_bad
+
+    cdef int64_t take(self) noexcept nogil:
+        """The first item of the next chunk, or -1."""
+        cdef int64_t start = quantcore_take(&self.position, self.size)
+        if start >= self.total or start > quantcore_read(&self.lowest_bad) or quantcore_read(&self.is_cancelled):
+            return -1
+        return start
+
+    cdef int64_t count(self, int64_t start) noexcept nogil:
+        return min(self.size, self.total - start)
+
+    cdef void report(self, int64_t start, int64_t bad) noexcept nogil:
+        if bad >= 0:
+            quantcore_lower(&self.lowest_bad, start + bad)
+
+
+cdef BlockKernels* kernels_of(int type_id) noexcept nogil:
+    cdef int i
+    for i in range(N_FORMATS):
+        if TABLE.formats[i].id == type_id:
+            return &TABLE.formats[i]
+    return NULL
+
+
+def quantize_blocks(int type_id, const uint8_t[::1] values, int dtype, uint8_t[::1] out, Chunks chunks):
+    """Quantize chunks of blocks until none are left. `values` are the raw bytes of an array of element type `dtype`."""
+    cdef BlockKernels* kernels = kernels_of(type_id)
+    cdef int64_t stride = kernels.block_size * size_of(dtype)
+    cdef int64_t start
+    if chunks.total == 0:
+        return
+    with nogil:
+        start = chunks.take()
+        while start >= 0:
+            chunks.report(
+                start,
+                kernels.quantize(
+                    &values[0] + start * stride, dtype, chunks.count(start), &out[0] + start * kernels.bytes_per_block
+                ),
+            )
+            start = chunks.take()
+
+
+def dequantize_blocks(int type_id, const uint8_t[::1] data, uint8_t[::1] out, int dtype, Chunks chunks):
+    """Dequantize chunks of blocks until none are left. `out` are the raw bytes of an array of element type `dtype`."""
+    cdef BlockKernels* kernels = kernels_of(type_id)
+    cdef int64_t stride = kernels.block_size * size_of(dtype)
+    cdef int64_t start
+    if chunks.total == 0:
+        return
+    with nogil:
+        start = chunks.take()
+        while start >= 0:
+            chunks.report(
+                start,
+                kernels.dequantize(
+                    &data[0] + start * kernels.bytes_per_block, chunks.count(start), &out[0] + start * stride, dtype
+                ),
+            )
+            start = chunks.take()

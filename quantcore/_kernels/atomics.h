@@ -1,0 +1,18 @@
+/* atomics.h: the three atomic operations that threads sharing one array need (GCC and Clang builtins). */
+#ifndef QUANTCORE_ATOMICS_H
+#define QUANTCORE_ATOMICS_H
+#include <stdint.h>
+
+static inline int64_t quantcore_take(int64_t *counter, int64_t step) {
+    return __atomic_fetch_add(counter, step, __ATOMIC_RELAXED);
+}
+
+static inline int64_t quantcore_read(int64_t *value) { return __atomic_load_n(value, __ATOMIC_RELAXED); }
+
+static inline void quantcore_lower(int64_t *value, int64_t candidate) {
+    int64_t seen = __atomic_load_n(value, __ATOMIC_RELAXED);
+    while (candidate < seen &&
+           !__atomic_compare_exchange_n(value, &seen, candidate, 1, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+}
+#endif

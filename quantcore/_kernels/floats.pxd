@@ -1,0 +1,94 @@
+# floats.pxd: one tile of user values to float32 and back, so that a kernel only ever sees float32 in L1;
+# and the plain float formats (F32, F16, BF16), whose "block" is one element.
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy
+
+from quantcore._kernels.bits cimport INFINITE, MAGNITUDE, bf16_bits_of, bits_of, f16_bits_of, f32_of_bf16, f32_of_f16
+
+# Element types of the user's arrays. The boundary (_arrays.py) uses the same numbers.
+cdef enum Dtype:
+    FLOAT32 = 0
+    FLOAT16 = 1
+    BFLOAT16 = 2
+    FLOAT64 = 3
+
+cdef enum:
+    TILE = 2048  # elements: 8 KiB of float32
+    F16_LIMIT = 0x477FF000  # bits of 65520, which rounds to an infinite half
+    BF16_LIMIT = 0x7F7F8000  # the first float32 that rounds to an infinite bfloat16
+
+
+cdef inline int64_t size_of(int dtype) noexcept nogil:
+    return 4 if dtype == FLOAT32 else 8 if dtype == FLOAT64 else 2
+
+
+cdef inline void load_tile(const uint8_t* values, int dtype, int64_t n, float* x) noexcept nogil:
+    """n values of a type other than float32 into x. A float64 beyond float32's range becomes inf."""
+    cdef int64_t j
+    cdef const uint16_t* half = <const uint16_t*> values
+    cdef const double* wide = <const double*> values
+    if dtype == FLOAT16:
+        for j in range(n):
+            x[j] = f32_of_f16(half[j])
+    elif dtype == BFLOAT16:
+        for j in range(n):
+            x[j] = f32_of_bf16(half[j])
+    else:
+        for j in range(n):
+            x[j] = <float> wide[j]
+
+
+cdef inline void store_tile(const float* y, int64_t n, int dtype, uint8_t* values) noexcept nogil:
+    """n float32 to float16 or bfloat16, rounded to nearest even."""
+    cdef int64_t j
+    cdef uint16_t* half = <uint16_t*> values
+    if dtype == FLOAT16:
+        for j in range(n):
+            half[j] = <uint16_t> f16_bits_of(y[j])
+    else:
+        for j in range(n):
+            half[j] = <uint16_t> bf16_bits_of(y[j])
+
+
+cdef inline int64_t first_from(const float* x, int64_t n, uint32_t limit) noexcept nogil:
+    """Index of the first element whose magnitude's bits reach the limit, else -1."""
+    cdef int64_t j
+    cdef uint32_t largest = 0
+    for j in range(n):
+        largest = max(largest, bits_of(x[j]) & MAGNITUDE)
+    if largest < limit:
+        return -1
+    for j in range(n):
+        if (bits_of(x[j]) & MAGNITUDE) >= limit:
+            return j
+    return -1
+
+
+cdef inline int64_t f32_quantize_tile(const float* x, int64_t n, uint8_t* out) noexcept nogil:
+    memcpy(out, x, n * 4)
+    return first_from(x, n, INFINITE)
+
+
+cdef inline int64_t f16_quantize_tile(const float* x, int64_t n, uint8_t* out) noexcept nogil:
+    store_tile(x, n, FLOAT16, out)
+    return first_from(x, n, F16_LIMIT)
+
+
+cdef inline int64_t bf16_quantize_tile(const float* x, int64_t n, uint8_t* out) noexcept nogil:
+    store_tile(x, n, BFLOAT16, out)
+    return first_from(x, n, BF16_LIMIT)
+
+
+cdef inline int64_t f32_dequantize_tile(const uint8_t* data, int64_t n, float* y) noexcept nogil:
+    memcpy(y, data, n * 4)
+    return first_from(y, n, INFINITE)
+
+
+cdef inline int64_t f16_dequantize_tile(const uint8_t* data, int64_t n, float* y) noexcept nogil:
+    load_tile(data, FLOAT16, n, y)
+    return first_from(y, n, INFINITE)
+
+
+cdef inline int64_t bf16_dequantize_tile(const uint8_t* data, int64_t n, float* y) noexcept nogil:
+    load_tile(data, BFLOAT16, n, y)
+    return first_from(y, n, INFINITE)

@@ -1,0 +1,74 @@
+# q8_0.pxd: Q8_0, 32 elements in 34 bytes: fp16 d | int8 codes. x = code * d; d = absmax / 127, codes rounded half away from zero.
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t
+
+from quantcore._kernels.bits cimport MAGNITUDE, bits_of, f16_bits_of, float_of
+from quantcore._kernels.scales cimport SCALES, inverse_of, load_scales
+
+cdef enum:
+    Q8_0_BLOCK = 32
+    Q8_0_BYTES = 2 + 32
+    Q8_0_LIMIT = 0x4AFDF020  # bits of 8321040: d would round to an infinite fp16
+
+
+cdef inline int64_t q8_0_quantize_tile(const float* x, int64_t n, uint8_t* out) noexcept nogil:
+    """Code n <= SCALES blocks; the first block that cannot be coded (NaN, inf, too large), else -1."""
+    cdef uint32_t absmax[SCALES]
+    cdef float inverse[SCALES]
+    cdef uint32_t scale[SCALES]
+    cdef int32_t code[Q8_0_BLOCK]
+    cdef int64_t i
+    cdef int j
+    cdef uint32_t largest, bits, sign, worst = 0
+    cdef float v, id
+    cdef const float* xb
+    cdef uint8_t* block
+
+    # Magnitudes compare as integers; NaN and inf come out above every limit.
+    for i in range(n):
+        xb = x + i * Q8_0_BLOCK
+        largest = 0
+        for j in range(Q8_0_BLOCK):
+            largest = max(largest, bits_of(xb[j]) & MAGNITUDE)
+        absmax[i] = largest
+
+    for i in range(n):
+        worst = max(worst, absmax[i])
+        v = float_of(absmax[i]) / <float> 127.0
+        scale[i] = f16_bits_of(v)
+        inverse[i] = inverse_of(v)
+
+    if worst >= <uint32_t> Q8_0_LIMIT:
+        for i in range(n):
+            if absmax[i] >= <uint32_t> Q8_0_LIMIT:
+                return i
+
+    for i in range(n):
+        xb = x + i * Q8_0_BLOCK
+        block = out + i * Q8_0_BYTES
+        id = inverse[i]
+        # Adding the float below one half, with the sign of v, and truncating rounds half away from zero exactly.
+        # The clamp (on the bits of the magnitude, NaN included) never acts on values that stay still; it keeps the cast
+        # defined if another thread writes to x.
+        for j in range(Q8_0_BLOCK):
+            bits = bits_of(xb[j] * id)
+            sign = bits & ~<uint32_t> MAGNITUDE
+            v = float_of(min(bits & MAGNITUDE, <uint32_t> 0x42FE0000) | sign)
+            code[j] = <int32_t> (v + float_of(<uint32_t> 0x3EFFFFFF | sign))
+        block[0] = <uint8_t> scale[i]
+        block[1] = <uint8_t> (scale[i] >> 8)
+        for j in range(Q8_0_BLOCK):
+            (<int8_t*> block)[2 + j] = <int8_t> code[j]
+    return -1
+
+
+cdef inline int64_t q8_0_dequantize_tile(const uint8_t* data, int64_t n, float* y) noexcept nogil:
+    """Decode n <= SCALES blocks; the first block whose scale is not finite, else -1 (decoded all the same)."""
+    cdef float d[SCALES]
+    cdef int64_t i, bad = load_scales(data, n, Q8_0_BYTES, d)
+    cdef int j
+    cdef const int8_t* block
+    for i in range(n):
+        block = <const int8_t*> (data + i * Q8_0_BYTES)
+        for j in range(Q8_0_BLOCK):
+            y[i * Q8_0_BLOCK + j] = <float> block[2 + j] * d[i]
+    return bad

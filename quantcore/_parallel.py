@@ -1,0 +1,83 @@
+"""Work on whole blocks, shared out to threads.
+
+Chunks of blocks are handed out in ascending order by `_kernels.Chunks`; workers run without the GIL until none are
+left, so that a busy interpreter does not slow them. The calling thread only waits, which keeps Ctrl-C alive: it stops
+the handing out, waits for the chunks under way (about a millisecond each) and raises. Small inputs run inline. There is
+no pool: nothing to lose in a fork. Each block is computed alone, so the bytes do not depend on the number of threads.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+
+from quantcore import _kernels
+from quantcore._arrays import integer
+from quantcore.errors import InvalidValueError
+
+CHUNK_BYTES = 1 << 20
+INLINE_BYTES = 1 << 21
+
+_num_threads: int | None = None
+
+
+def set_num_threads(n_threads: int | None) -> None:
+    """Set the number of threads that functions use when `n_threads` is not given.
+
+    Parameters
+    ----------
+    n_threads : int or None
+        At least 1. None: back to `QUANTCORE_NUM_THREADS`, or else the number of CPUs that this process may use.
+    """
+    global _num_threads
+    _num_threads = None if n_threads is None else integer(n_threads, "n_threads", 1)
+
+
+def get_num_threads() -> int:
+    """The number of threads that functions use when `n_threads` is not given.
+
+    Returns
+    -------
+    int
+        What `set_num_threads` set; else the environment variable `QUANTCORE_NUM_THREADS`; else the number of CPUs that
+        this process may use.
+
+    Raises
+    ------
+    ValueError
+        `QUANTCORE_NUM_THREADS` is not a positive integer.
+    """
+    if _num_threads is not None:
+        return _num_threads
+    setting = os.environ.get("QUANTCORE_NUM_THREADS")
+    if setting:
+        if not setting.isascii() or not setting.isdigit() or int(setting) < 1:
+            raise InvalidValueError(f"QUANTCORE_NUM_THREADS: expected an integer >= 1, got {setting!r}")
+        return int(setting)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(kernel: Callable[[_kernels.Chunks], None], n_blocks: int, bytes_per_block: int, n_threads: int | None) -> int:
+    """Run `kernel` over `n_blocks` blocks of `bytes_per_block` bytes (the larger side); the first bad block, or -1."""
+    n_threads = get_num_threads() if n_threads is None else integer(n_threads, "n_threads", 1)
+    chunks = _kernels.Chunks(n_blocks, max(64, CHUNK_BYTES // bytes_per_block // 64 * 64))
+    if n_blocks * bytes_per_block <= INLINE_BYTES:
+        kernel(chunks)
+    else:
+        _run_in_threads(kernel, chunks, min(n_threads, n_blocks * bytes_per_block // CHUNK_BYTES))
+    return chunks.first_bad
+
+
+def _run_in_threads(kernel: Callable[[_kernels.Chunks], None], chunks: _kernels.Chunks, n_threads: int) -> None:
+    workers = [threading.Thread(target=kernel, args=(chunks,), name="quantcore") for _ in range(n_threads)]
+    started = []
+    try:
+        for worker in workers:
+            worker.start()
+            started.append(worker)
+        for worker in started:
+            worker.join()
+    except BaseException:
+        chunks.cancel()
+        for worker in started:
+            worker.join()
+        raise

@@ -1,0 +1,177 @@
+"""GGUF block formats: arrays to ggml's bytes and back, for every type that has kernels.
+
+A format is its entry in `ggml_types` (id, block size, bytes) and a pair of kernels under the same id; shapes, errors and
+threads are the same for all and live here.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from quantcore import _arrays, _kernels, _parallel
+from quantcore.errors import InvalidValueError
+from quantcore.ggml_types import GGUFQuantType, as_quant_type
+
+__all__ = ["SUPPORTED_TYPES", "dequantize", "quantize"]
+
+SUPPORTED_TYPES: tuple[GGUFQuantType, ...] = tuple(sorted(GGUFQuantType(i) for i in _kernels.block_sizes()))
+"""The types that `quantize` and `dequantize` take."""
+
+_FLOAT_ALIGNMENT = {GGUFQuantType.F32: 4, GGUFQuantType.F16: 2, GGUFQuantType.BF16: 2}
+
+
+def quantize(
+    values: Any, qtype: GGUFQuantType | str | int, *, n_threads: int | None = None, out: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
+    """Quantize to a GGUF format: the bytes that ggml's `ggml_quantize_chunk` writes.
+
+    Parameters
+    ----------
+    values : array_like, shape (..., cols)
+        float32, float16, bfloat16 or float64, finite. `cols` must be a multiple of the type's block size.
+    qtype : GGUFQuantType, str or int
+        The type, its name in any case, or ggml's id of it.
+    n_threads : int, optional
+        Threads to use; None: `get_num_threads()`. The bytes do not depend on it.
+    out : ndarray of uint8, shape (..., cols // block_size * bytes_per_block), optional
+        Where to write the result.
+
+    Returns
+    -------
+    ndarray of uint8, shape (..., cols // block_size * bytes_per_block)
+        Blocks in ggml's layout, row by row.
+
+    Raises
+    ------
+    ValueError
+        `values` holds NaN or inf, a value too large for the type's fp16 scale (Q4_0: 524160, Q8_0: 8321040), or has
+        a last axis that is not whole blocks; `qtype` is unknown or has no kernels yet; `out` does not fit.
+    TypeError
+        `values` is not a float array, or is masked.
+
+    Notes
+    -----
+    Q4_0: `d = m / -8` with `m` the first value of largest magnitude, codes `min(15, trunc(x * (1/d) + 8.5))`.
+    Q8_0: `d = absmax / 127`, codes `x * (1/d)` rounded half away from zero. `d` is stored as fp16, all arithmetic is
+    float32 without contraction (source: ggml's `quantize_row_q4_0_ref` and `quantize_row_q8_0_ref`).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> quantize(np.linspace(-1, 1, 64, dtype=np.float32).reshape(2, 32), "q8_0").shape
+    (2, 34)
+    """
+    qtype = _supported(qtype)
+    source = _arrays.floats(values, "values")
+    if source.shape[-1] % qtype.block_size:
+        raise InvalidValueError(
+            f"values: last axis of shape {source.shape} must be a multiple of the {qtype.name} block size "
+            f"{qtype.block_size}"
+        )
+    shape = (*source.shape[:-1], source.shape[-1] // qtype.block_size * qtype.bytes_per_block)
+    result = _arrays.output(out, shape, np.uint8, source.raw, alignment=_FLOAT_ALIGNMENT.get(qtype, 1))
+    quantize_blocks(source, qtype, _arrays.bytes_of(result), n_threads)
+    return result
+
+
+def quantize_blocks(
+    source: _arrays.Floats, qtype: GGUFQuantType, out: NDArray[np.uint8], n_threads: int | None, name: str = "values"
+) -> None:
+    """Quantize a flat run of elements into `out`; a last block that is not full is filled up with zeros."""
+    block_size, bytes_per_block = qtype.block_size, qtype.bytes_per_block
+    n_whole, n_tail = divmod(source.size, block_size)
+    element_type, itemsize = source.element_type, source.raw.size // max(1, source.size)
+    bad = _parallel.run(
+        lambda chunks: _kernels.quantize_blocks(qtype, source.raw, element_type, out, chunks),
+        n_whole,
+        max(block_size * itemsize, bytes_per_block),
+        n_threads,
+    )
+    if bad < 0 and n_tail:
+        tail = np.zeros(block_size * itemsize, np.uint8)
+        tail[: n_tail * itemsize] = source.raw[n_whole * block_size * itemsize :]
+        chunks = _kernels.Chunks(1, 1)
+        _kernels.quantize_blocks(qtype, tail, element_type, out[n_whole * bytes_per_block :], chunks)
+        bad = n_whole if chunks.first_bad >= 0 else -1
+    if bad >= 0:
+        _arrays.refuse_block(source, name, bad, block_size, qtype.name)
+
+
+def dequantize(
+    data: Any,
+    qtype: GGUFQuantType | str | int,
+    *,
+    dtype: DTypeLike = np.float32,
+    strict: bool = True,
+    n_threads: int | None = None,
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """Decode a GGUF format, equal to ggml's `to_float` to the last bit.
+
+    Parameters
+    ----------
+    data : array_like of uint8, shape (..., n_bytes), or bytes
+        Whole blocks: `n_bytes` is a multiple of the type's bytes per block.
+    qtype : GGUFQuantType, str or int
+        The type, its name in any case, or ggml's id of it.
+    dtype : dtype, default float32
+        float32, float16 or bfloat16 (`ml_dtypes.bfloat16`), rounded to nearest even from float32.
+    strict : bool, default True
+        Refuse blocks whose scale (for F32, F16 and BF16: whose value) is inf or NaN.
+    n_threads : int, optional
+        Threads to use; None: `get_num_threads()`.
+    out : ndarray of `dtype`, shape (..., n_bytes // bytes_per_block * block_size), optional
+        Where to write the result.
+
+    Returns
+    -------
+    ndarray of `dtype`, shape (..., n_bytes // bytes_per_block * block_size)
+
+    Raises
+    ------
+    ValueError
+        The last axis is not whole blocks; a scale is not finite and `strict`; `qtype` is unknown; `out` does not fit.
+    TypeError
+        `data` is not uint8, or `dtype` is not one of the three.
+
+    Notes
+    -----
+    Q4_0: `x = (code - 8) * d`; Q8_0: `x = code * d`, in float32.
+    """
+    qtype = _supported(qtype)
+    source = _arrays.packed(data, "data", alignment=_FLOAT_ALIGNMENT.get(qtype, 1))
+    if source.shape[-1] % qtype.bytes_per_block:
+        raise InvalidValueError(
+            f"data: last axis of shape {source.shape} must be a multiple of the {qtype.bytes_per_block} bytes of a "
+            f"{qtype.name} block"
+        )
+    wanted, element_type = _arrays.float_dtype(dtype, "dtype")
+    shape = (*source.shape[:-1], source.shape[-1] // qtype.bytes_per_block * qtype.block_size)
+    result = _arrays.output(out, shape, wanted, source)
+    bad = dequantize_blocks(source, qtype, _arrays.bytes_of(result), element_type, n_threads)
+    if bad >= 0 and strict:
+        raise InvalidValueError(f"data: block {bad} of {qtype.name} holds a scale or value that is inf or NaN")
+    return result
+
+
+def dequantize_blocks(
+    data: NDArray[np.uint8], qtype: GGUFQuantType, out: NDArray[np.uint8], element_type: int, n_threads: int | None
+) -> int:
+    """Decode a flat run of whole blocks into the bytes of `out`; the first block with a non-finite scale, or -1."""
+    source = _arrays.bytes_of(data)
+    n_blocks = source.size // qtype.bytes_per_block
+    return _parallel.run(
+        lambda chunks: _kernels.dequantize_blocks(qtype, source, out, element_type, chunks),
+        n_blocks,
+        max(out.size // max(1, n_blocks), qtype.bytes_per_block),
+        n_threads,
+    )
+
+
+def _supported(qtype: GGUFQuantType | str | int) -> GGUFQuantType:
+    member = as_quant_type(qtype)
+    if member not in SUPPORTED_TYPES:
+        names = ", ".join(t.name for t in SUPPORTED_TYPES)
+        raise InvalidValueError(f"qtype: {member.name} has no kernels in this version; supported: {names}")
+    return member
