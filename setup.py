@@ -6,6 +6,7 @@ Everything declarative is in pyproject.toml. Environment: QUANTCORE_DEBUG_BUILD=
 import os
 import platform
 import sysconfig
+from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -17,7 +18,15 @@ MACROS = [] if IS_FREE_THREADED else [("Py_LIMITED_API", "0x030B0000")]
 
 # The bytes of a format depend on float32 arithmetic exactly as written: no contraction to FMA, no -ffast-math.
 # Loops of 16 and 32 must be vectorised before they are unrolled away: see docs/kernels.md.
-FLAGS = ["-O3", "--param=max-completely-peel-times=8", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing", "-g0"]
+FLAGS = [
+    "-O3",
+    "--param=max-completely-peel-times=8",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-strict-aliasing",
+    "-g0",
+]
 if platform.machine() in ("x86_64", "AMD64"):
     LEVELS = {
         "baseline": ["-march=x86-64-v2"],
@@ -33,7 +42,7 @@ def extension(name: str, flags: list[str]) -> Extension:
         f"quantcore._kernels.{name}",
         [f"{KERNELS}/{name}.pyx"],
         include_dirs=[KERNELS],
-        depends=[f"{KERNELS}/{f}" for f in sorted(os.listdir(KERNELS)) if f.endswith((".pxd", ".pxi", ".h"))],
+        depends=sorted(str(f) for f in Path(KERNELS).iterdir() if f.suffix in (".pxd", ".pxi", ".h")),
         define_macros=MACROS,
         extra_compile_args=FLAGS + flags,
         py_limited_api=not IS_FREE_THREADED,

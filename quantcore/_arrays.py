@@ -6,8 +6,7 @@ raw bytes and an element type, so that bfloat16 needs no NumPy dtype and float16
 
 import operator
 import sys
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,28 +17,34 @@ FLOAT32, FLOAT16, BFLOAT16, FLOAT64 = range(4)
 """Element types, numbered as in `_kernels/floats.pxd`."""
 
 _NAMES = {"float32": FLOAT32, "float16": FLOAT16, "bfloat16": BFLOAT16, "float64": FLOAT64}
-_ITEMSIZES = {FLOAT32: 4, FLOAT16: 2, BFLOAT16: 2, FLOAT64: 8}
+ITEMSIZES = {FLOAT32: 4, FLOAT16: 2, BFLOAT16: 2, FLOAT64: 8}
 _F32 = np.dtype(np.float32)
 _U8 = np.dtype(np.uint8)
 _F32_MAX = float(np.finfo(np.float32).max)
 
 
-@dataclass(frozen=True, slots=True)
-class Floats:
-    """A user's float array at the boundary: `raw` are its bytes in C order, native byte order and aligned."""
+class Floats(NamedTuple):
+    """A user's float array at the boundary: `raw` are its bytes in C order, native byte order and aligned.
+
+    `first` is the flat index of its first element where it is a part of something larger, for messages.
+    """
 
     raw: NDArray[np.uint8]
     element_type: int
     shape: tuple[int, ...]
+    first: int = 0
+
+    @property
+    def itemsize(self) -> int:
+        return ITEMSIZES[self.element_type]
 
     @property
     def size(self) -> int:
-        return self.raw.size // _ITEMSIZES[self.element_type]
+        return self.raw.size // self.itemsize
 
     def values(self, start: int, stop: int) -> NDArray[np.floating[Any]]:
         """Elements start to stop of the flattened array, widened for an error message."""
-        itemsize = _ITEMSIZES[self.element_type]
-        part = self.raw[start * itemsize : stop * itemsize]
+        part = self.raw[start * self.itemsize : stop * self.itemsize]
         if self.element_type == BFLOAT16:
             return (part.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
         return part.view({FLOAT32: np.float32, FLOAT16: np.float16, FLOAT64: np.float64}[self.element_type])
@@ -53,7 +58,8 @@ def floats(values: Any, name: str) -> Floats:
         array, element_type = _as_float_array(values, name)
     if array.ndim == 0:
         raise InvalidValueError(f"{name}: must have at least one dimension, got shape ()")
-    if not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
+    flags = array.flags
+    if not (flags.c_contiguous and flags.aligned and array.dtype.isnative):
         array = np.require(array, dtype=array.dtype.newbyteorder("="), requirements=["C", "A"])
     return Floats(array.reshape(-1).view(_U8), element_type, array.shape)
 
@@ -65,7 +71,7 @@ def _as_float_array(values: Any, name: str) -> tuple[NDArray[Any], int]:
     else:
         bits_name = None
     if isinstance(values, np.ma.MaskedArray):
-        raise InvalidTypeError(f"{name}: masked arrays are not accepted (the mask would be lost); use .filled() or .data")
+        raise InvalidTypeError(f"{name}: masked arrays are not accepted; use .filled() or .data")
     array = _as_array(values, name)
     if bits_name is not None:
         return array, _NAMES[bits_name]
@@ -73,7 +79,7 @@ def _as_float_array(values: Any, name: str) -> tuple[NDArray[Any], int]:
     if element_type is None:
         raise InvalidTypeError(f"{name}: expected float32, float16, bfloat16 or float64, got dtype {array.dtype}")
     if element_type == BFLOAT16:
-        array = array.view(np.uint16) if array.dtype.isnative else array.astype(array.dtype.newbyteorder("=")).view("u2")
+        array = array.view(np.uint16)
     return array, element_type
 
 
@@ -107,13 +113,19 @@ def packed(data: Any, name: str, *, alignment: int = 1) -> NDArray[np.uint8]:
         raise InvalidTypeError(f"{name}: expected uint8, got dtype {array.dtype}")
     if array.ndim == 0:
         raise InvalidValueError(f"{name}: must have at least one dimension, got shape ()")
-    if not array.flags.c_contiguous or array.ctypes.data % alignment:
+    if not array.flags.c_contiguous or (alignment > 1 and array.ctypes.data % alignment):
         array = array.copy(order="C")
     return array
 
 
 def output(
-    out: Any, shape: tuple[int, ...], dtype: Any, source: NDArray[Any], *, name: str = "out", alignment: int = 1
+    out: Any,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    source: NDArray[Any],
+    *,
+    name: str = "out",
+    alignment: int = 1,
 ) -> NDArray[Any]:
     """`out` if the result can be written to it, or a new array if it is None.
 
@@ -124,7 +136,6 @@ def output(
     InvalidValueError
         `out` has another dtype or shape, is read-only, not C-contiguous, misaligned, or shares memory with `source`.
     """
-    dtype = np.dtype(dtype)
     if out is None:
         return np.empty(shape, dtype)
     if type(out) is not np.ndarray:
@@ -133,11 +144,12 @@ def output(
         raise InvalidValueError(f"{name}: expected dtype {dtype}, got {out.dtype}")
     if out.shape != shape:
         raise InvalidValueError(f"{name}: expected shape {shape}, got {out.shape}")
-    if not out.flags.writeable:
+    flags = out.flags
+    if not flags.writeable:
         raise InvalidValueError(f"{name}: is read-only")
-    if not out.flags.c_contiguous:
+    if not flags.c_contiguous:
         raise InvalidValueError(f"{name}: must be C-contiguous, got strides {out.strides}")
-    if not out.flags.aligned or (out.size and out.ctypes.data % alignment):
+    if not flags.aligned or (alignment > 1 and out.ctypes.data % alignment):
         raise InvalidValueError(f"{name}: must be aligned to {max(alignment, dtype.alignment)} bytes")
     if np.may_share_memory(out, source):
         raise InvalidValueError(f"{name}: shares memory with the input")
@@ -184,18 +196,15 @@ def integer(value: Any, name: str, lowest: int, highest: int | None = None) -> i
 
 
 def refuse_block(values: Floats, name: str, block: int, block_size: int, type_name: str) -> NoReturn:
-    """Say why the kernel could not take a block: its first NaN or inf, or the value that is too large for the format."""
+    """Say why the kernel could not take a block: its first NaN or inf, or a value too large for the format."""
     start = block * block_size
     part = values.values(start, min(start + block_size, values.size))
     infinite = np.flatnonzero(~np.isfinite(part))
+    worst = int(infinite[0]) if infinite.size else int(np.argmax(np.abs(part)))
+    what = f"{part[worst]} at flat index {values.first + start + worst}"
     if infinite.size:
-        index = start + int(infinite[0])
-        raise InvalidValueError(f"{name}: must be finite, got {part[infinite[0]]} at flat index {index}")
-    worst = int(np.argmax(np.abs(part)))
+        raise InvalidValueError(f"{name}: must be finite, got {what}")
     if abs(float(part[worst])) > _F32_MAX:
-        raise InvalidValueError(
-            f"{name}: {part[worst]} at flat index {start + worst} is beyond the range of float32 (±{_F32_MAX:.9g})"
-        )
-    raise InvalidValueError(
-        f"{name}: {part[worst]} at flat index {start + worst} (block {block}) is too large for {type_name}"
-    )
+        raise InvalidValueError(f"{name}: {what} is beyond the range of float32 (±{_F32_MAX:.9g})")
+    in_block = f" (block {values.first // block_size + block})" if block_size > 1 else ""
+    raise InvalidValueError(f"{name}: {what}{in_block} is too large for {type_name}")

@@ -58,11 +58,13 @@ def get_num_threads() -> int:
 
 def run(kernel: Callable[[_kernels.Chunks], None], n_blocks: int, bytes_per_block: int, n_threads: int | None) -> int:
     """Run `kernel` over `n_blocks` blocks of `bytes_per_block` bytes (the larger side); the first bad block, or -1."""
-    n_threads = get_num_threads() if n_threads is None else integer(n_threads, "n_threads", 1)
+    if n_threads is not None:
+        n_threads = integer(n_threads, "n_threads", 1)
     chunks = _kernels.Chunks(n_blocks, max(64, CHUNK_BYTES // bytes_per_block // 64 * 64))
     if n_blocks * bytes_per_block <= INLINE_BYTES:
         kernel(chunks)
     else:
+        n_threads = n_threads or get_num_threads()
         _run_in_threads(kernel, chunks, min(n_threads, n_blocks * bytes_per_block // CHUNK_BYTES))
     return chunks.first_bad
 

@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 from quantcore import _arrays
 from quantcore.errors import InvalidValueError
 from quantcore.formats import dequantize, quantize_blocks
-from quantcore.ggml_types import GGUFQuantType
+from quantcore.ggml_types import GGML_TYPES, GGUFQuantType
 
 __all__ = ["Q4_0", "Q8_0", "BlockQuantized"]
 
@@ -51,7 +51,7 @@ class BlockQuantized:
         """
         source = _arrays.floats(values, "values")
         data = np.empty(cls._data_shape(source.shape, "values"), np.uint8)
-        quantize_blocks(source, cls.qtype, data.reshape(-1), n_threads)
+        quantize_blocks(source, GGML_TYPES[cls.qtype], data.reshape(-1), n_threads)
         return cls(_read_only(data), source.shape)
 
     def dequantize(
@@ -125,7 +125,8 @@ class BlockQuantized:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(shape={self.shape}, num_blocks={self.num_blocks}, memory_bytes={self.memory_bytes})"
+        sizes = f"num_blocks={self.num_blocks}, memory_bytes={self.memory_bytes}"
+        return f"{type(self).__name__}(shape={self.shape}, {sizes})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (type(self), self.to_bytes(), self.shape)
@@ -137,13 +138,13 @@ class BlockQuantized:
             raise InvalidValueError(f"{name}: must have at least one dimension, got shape ()")
         if len(shape) > 1 and shape[-1] % block_size:
             raise InvalidValueError(
-                f"{name}: last axis of shape {shape} must be a multiple of the {cls.qtype.name} block size {block_size}"
+                f"{name}: last axis of shape {shape} is not a multiple of the {cls.qtype.name} block size {block_size}"
             )
         return (*shape[:-1], -(-shape[-1] // block_size) * bytes_per_block)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Q4_0(BlockQuantized):  # noqa: N801 - the format's own name
+class Q4_0(BlockQuantized):
     """Q4_0: blocks of 32 elements in 18 bytes, an fp16 scale and 4-bit codes (4.5 bits a weight).
 
     Examples
@@ -160,14 +161,14 @@ class Q4_0(BlockQuantized):  # noqa: N801 - the format's own name
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Q8_0(BlockQuantized):  # noqa: N801 - the format's own name
+class Q8_0(BlockQuantized):
     """Q8_0: blocks of 32 elements in 34 bytes, an fp16 scale and 8-bit codes (8.5 bits a weight).
 
     Examples
     --------
     >>> import numpy as np
     >>> Q8_0.quantize(np.ones((2, 64), np.float32)).scales
-    array([0.007874, 0.007874, 0.007874, 0.007874], dtype=float16)
+    array([0.00787, 0.00787, 0.00787, 0.00787], dtype=float16)
     """
 
     qtype = GGUFQuantType.Q8_0

@@ -1,7 +1,7 @@
 """GGUF block formats: arrays to ggml's bytes and back, for every type that has kernels.
 
-A format is its entry in `ggml_types` (id, block size, bytes) and a pair of kernels under the same id; shapes, errors and
-threads are the same for all and live here.
+A format is its entry in `ggml_types` (id, block size, bytes) and a pair of kernels under the same id; shapes, errors
+and threads are the same for all and live here.
 """
 
 from typing import Any
@@ -11,14 +11,15 @@ from numpy.typing import DTypeLike, NDArray
 
 from quantcore import _arrays, _kernels, _parallel
 from quantcore.errors import InvalidValueError
-from quantcore.ggml_types import GGUFQuantType, as_quant_type
+from quantcore.ggml_types import GGML_TYPES, GGMLType, GGUFQuantType, as_ggml_type
 
 __all__ = ["SUPPORTED_TYPES", "dequantize", "quantize"]
 
 SUPPORTED_TYPES: tuple[GGUFQuantType, ...] = tuple(sorted(GGUFQuantType(i) for i in _kernels.block_sizes()))
 """The types that `quantize` and `dequantize` take."""
 
-_FLOAT_ALIGNMENT = {GGUFQuantType.F32: 4, GGUFQuantType.F16: 2, GGUFQuantType.BF16: 2}
+_UINT8 = np.dtype(np.uint8)
+_FORMATS: dict[int, GGMLType] = {int(t): GGML_TYPES[t] for t in SUPPORTED_TYPES}
 
 
 def quantize(
@@ -62,40 +63,41 @@ def quantize(
     >>> quantize(np.linspace(-1, 1, 64, dtype=np.float32).reshape(2, 32), "q8_0").shape
     (2, 34)
     """
-    qtype = _supported(qtype)
+    fmt = supported_format(qtype)
     source = _arrays.floats(values, "values")
-    if source.shape[-1] % qtype.block_size:
+    *rows, cols = source.shape
+    if cols % fmt.block_size:
         raise InvalidValueError(
-            f"values: last axis of shape {source.shape} must be a multiple of the {qtype.name} block size "
-            f"{qtype.block_size}"
+            f"values: last axis of shape {source.shape} is not a multiple of the {fmt.name} block size {fmt.block_size}"
         )
-    shape = (*source.shape[:-1], source.shape[-1] // qtype.block_size * qtype.bytes_per_block)
-    result = _arrays.output(out, shape, np.uint8, source.raw, alignment=_FLOAT_ALIGNMENT.get(qtype, 1))
-    quantize_blocks(source, qtype, _arrays.bytes_of(result), n_threads)
+    shape = (*rows, cols // fmt.block_size * fmt.bytes_per_block)
+    result = _arrays.output(out, shape, _UINT8, source.raw, alignment=fmt.alignment)
+    quantize_blocks(source, fmt, _arrays.bytes_of(result), n_threads)
     return result
 
 
 def quantize_blocks(
-    source: _arrays.Floats, qtype: GGUFQuantType, out: NDArray[np.uint8], n_threads: int | None, name: str = "values"
+    source: _arrays.Floats, fmt: GGMLType, out: NDArray[np.uint8], n_threads: int | None, name: str = "values"
 ) -> None:
     """Quantize a flat run of elements into `out`; a last block that is not full is filled up with zeros."""
-    block_size, bytes_per_block = qtype.block_size, qtype.bytes_per_block
-    n_whole, n_tail = divmod(source.size, block_size)
-    element_type, itemsize = source.element_type, source.raw.size // max(1, source.size)
+    type_id, block_size = fmt.id, fmt.block_size
+    raw, element_type = source.raw, source.element_type
+    block_bytes = block_size * source.itemsize
+    n_whole, n_tail = divmod(raw.size, block_bytes)
     bad = _parallel.run(
-        lambda chunks: _kernels.quantize_blocks(qtype, source.raw, element_type, out, chunks),
+        lambda chunks: _kernels.quantize_blocks(type_id, raw, element_type, out, chunks),
         n_whole,
-        max(block_size * itemsize, bytes_per_block),
+        max(block_bytes, fmt.bytes_per_block),
         n_threads,
     )
     if bad < 0 and n_tail:
-        tail = np.zeros(block_size * itemsize, np.uint8)
-        tail[: n_tail * itemsize] = source.raw[n_whole * block_size * itemsize :]
+        tail = np.zeros(block_bytes, np.uint8)
+        tail[:n_tail] = raw[n_whole * block_bytes :]
         chunks = _kernels.Chunks(1, 1)
-        _kernels.quantize_blocks(qtype, tail, element_type, out[n_whole * bytes_per_block :], chunks)
+        _kernels.quantize_blocks(type_id, tail, element_type, out[n_whole * fmt.bytes_per_block :], chunks)
         bad = n_whole if chunks.first_bad >= 0 else -1
     if bad >= 0:
-        _arrays.refuse_block(source, name, bad, block_size, qtype.name)
+        _arrays.refuse_block(source, name, bad, block_size, fmt.name)
 
 
 def dequantize(
@@ -139,39 +141,43 @@ def dequantize(
     -----
     Q4_0: `x = (code - 8) * d`; Q8_0: `x = code * d`, in float32.
     """
-    qtype = _supported(qtype)
-    source = _arrays.packed(data, "data", alignment=_FLOAT_ALIGNMENT.get(qtype, 1))
-    if source.shape[-1] % qtype.bytes_per_block:
+    fmt = supported_format(qtype)
+    source = _arrays.packed(data, "data", alignment=fmt.alignment)
+    *rows, n_bytes = source.shape
+    if n_bytes % fmt.bytes_per_block:
         raise InvalidValueError(
-            f"data: last axis of shape {source.shape} must be a multiple of the {qtype.bytes_per_block} bytes of a "
-            f"{qtype.name} block"
+            f"data: last axis of shape {source.shape} must be a multiple of the {fmt.bytes_per_block} bytes of a "
+            f"{fmt.name} block"
         )
     wanted, element_type = _arrays.float_dtype(dtype, "dtype")
-    shape = (*source.shape[:-1], source.shape[-1] // qtype.bytes_per_block * qtype.block_size)
+    shape = (*rows, n_bytes // fmt.bytes_per_block * fmt.block_size)
     result = _arrays.output(out, shape, wanted, source)
-    bad = dequantize_blocks(source, qtype, _arrays.bytes_of(result), element_type, n_threads)
+    bad = dequantize_blocks(source, fmt, _arrays.bytes_of(result), element_type, n_threads)
     if bad >= 0 and strict:
-        raise InvalidValueError(f"data: block {bad} of {qtype.name} holds a scale or value that is inf or NaN")
+        raise InvalidValueError(f"data: block {bad} of {fmt.name} holds a scale or value that is inf or NaN")
     return result
 
 
 def dequantize_blocks(
-    data: NDArray[np.uint8], qtype: GGUFQuantType, out: NDArray[np.uint8], element_type: int, n_threads: int | None
+    data: NDArray[np.uint8], fmt: GGMLType, out: NDArray[np.uint8], element_type: int, n_threads: int | None
 ) -> int:
     """Decode a flat run of whole blocks into the bytes of `out`; the first block with a non-finite scale, or -1."""
+    type_id = fmt.id
     source = _arrays.bytes_of(data)
-    n_blocks = source.size // qtype.bytes_per_block
     return _parallel.run(
-        lambda chunks: _kernels.dequantize_blocks(qtype, source, out, element_type, chunks),
-        n_blocks,
-        max(out.size // max(1, n_blocks), qtype.bytes_per_block),
+        lambda chunks: _kernels.dequantize_blocks(type_id, source, out, element_type, chunks),
+        source.size // fmt.bytes_per_block,
+        max(fmt.block_size * _arrays.ITEMSIZES[element_type], fmt.bytes_per_block),
         n_threads,
     )
 
 
-def _supported(qtype: GGUFQuantType | str | int) -> GGUFQuantType:
-    member = as_quant_type(qtype)
-    if member not in SUPPORTED_TYPES:
-        names = ", ".join(t.name for t in SUPPORTED_TYPES)
-        raise InvalidValueError(f"qtype: {member.name} has no kernels in this version; supported: {names}")
-    return member
+def supported_format(qtype: GGUFQuantType | str | int, name: str = "qtype") -> GGMLType:
+    """The layout of a type that has kernels."""
+    fmt = _FORMATS.get(qtype) if isinstance(qtype, GGUFQuantType) else None
+    if fmt is None:
+        fmt = as_ggml_type(qtype, name)
+        if fmt.id not in _FORMATS:
+            names = ", ".join(t.name for t in SUPPORTED_TYPES)
+            raise InvalidValueError(f"{name}: {fmt.name} has no kernels in this version; supported: {names}")
+    return fmt

@@ -8,7 +8,7 @@ from enum import IntEnum
 
 from quantcore.errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["GGML_TYPES", "GGUF_BLOCK_SIZE", "GGMLType", "GGUFQuantType", "as_quant_type"]
+__all__ = ["GGML_TYPES", "GGUF_BLOCK_SIZE", "GGMLType", "GGUFQuantType", "as_ggml_type"]
 
 GGUF_BLOCK_SIZE = 32
 """Elements in a block of Q4_0, Q8_0 and the other simple GGUF formats."""
@@ -24,6 +24,11 @@ class GGMLType:
     id: int
     block_size: int
     bytes_per_block: int
+
+    @property
+    def alignment(self) -> int:
+        """Bytes that an array of this type must be aligned to: one element of a plain type, none of a block type."""
+        return self.bytes_per_block if self.block_size == 1 else 1
 
 
 GGML_TYPES: dict[int, GGMLType] = {
@@ -123,14 +128,17 @@ class GGUFQuantType(IntEnum):
         return 32 / self.bits_per_weight
 
 
-def as_quant_type(qtype: object, name: str = "qtype") -> GGUFQuantType:
-    """A `GGUFQuantType` from the enum itself, its name in any case, or its id."""
+def as_ggml_type(qtype: object, name: str = "qtype") -> GGMLType:
+    """The layout that a `GGUFQuantType`, its name in any case, or its id stands for."""
     if isinstance(qtype, str):
         member = GGUFQuantType.__members__.get(qtype.upper())
     elif isinstance(qtype, bool) or not isinstance(qtype, int):
         raise InvalidTypeError(f"{name}: expected a GGUFQuantType, its name or its id, got {qtype!r}")
     else:
-        member = next((t for t in GGUFQuantType if t == qtype), None)
+        member = _QUANT_TYPES.get(qtype)
     if member is None:
         raise InvalidValueError(f"{name}: unknown type {qtype!r}; known: {', '.join(GGUFQuantType.__members__)}")
-    return member
+    return GGML_TYPES[member]
+
+
+_QUANT_TYPES: dict[int, GGUFQuantType] = {int(t): t for t in GGUFQuantType}

@@ -211,7 +211,7 @@ VALID: dict[str, bytes] = {
     "array/empty": _with_kv(array_kv(U8, 0)),
     "array/empty, of strings": _with_kv(array_kv(STRING, 0)),
     "array/raw-byte tokens": _with_kv(_RAW_TOKENS),
-    "array/50000 strings": _with_kv(array_kv(STRING, 50_000, b"".join(string(b"t%d" % i) for i in range(50_000)))),
+    "array/3000 strings": _with_kv(array_kv(STRING, 3000, b"".join(string(b"t%d" % i) for i in range(3000)))),
     "name/63 bytes": _tensor(name=b"n" * 63),
     "name/63 bytes of UTF-8": _tensor(name="é".encode() * 31 + b"x"),
     "n_dims/1 to 4": build_gguf(tensors=[Tensor(b"t%d" % n, (32,) + (1,) * (n - 1)) for n in range(1, 5)]),
@@ -298,7 +298,8 @@ MALFORMED: dict[str, bytes] = {
         kvs=(text_kv(b"x.text", b"text", 5),), tensors=(), pad_header=False
     ),
     **{f"string/{what}": _with_kv(text_kv(b"x.text", text)) for what, text in _NOT_UTF8.items()},
-    **{f"value type/{n}": _with_kv(KV(b"x.y", n, bytes(8))) for n in (13, 14, 255, 2**16 + 4, 2**31 + 4, 2**32 - 1)},
+    **{f"value type/{n}": _with_kv(KV(b"x.y", n, bytes(4))) for n in (2**16 + 4, 2**31 + 4)},
+    **{f"value type/{n}, no value": _with_kv(KV(b"x.y", n, b"")) for n in (13, 14, 255, 2**32 - 1)},
     **{f"bool/{n}": _with_kv(KV(b"x.bool", BOOL, bytes([n]))) for n in (2, 128, 255)},
     "bool/2 in an array": _with_kv(array_kv(BOOL, 3, b"\0\1\2")),
     **{f"array/item type {n}": _with_kv(array_kv(n, 1, bytes(8))) for n in (13, 255, 2**32 - 1)},
@@ -459,23 +460,31 @@ def link(name: str, target: str) -> Callable[[Path], Path]:
 _BARE = {"tensors": (), "pad_header": False}
 _MANY_BYTES = build_gguf(kvs=(array_kv(U8, 2**33),), **_BARE)
 _MANY_STRINGS = build_gguf(kvs=(array_kv(STRING, 10**9),), **_BARE)
+_EMPTY_STRINGS = build_gguf(kvs=(array_kv(STRING, 10**7),), n_kvs=2, **_BARE)
+_ZEROS = build_gguf(kvs=(array_kv(U8, 10**8),), n_kvs=2, **_BARE)
 _LONG_STRING = build_gguf(kvs=(text_kv(b"x.text", b"", 2**33),), **_BARE)
 _LONG_KEY = build_gguf(kvs=(KV(b"", U8, b"", key_length=2**33),), **_BARE)
 _LONG_NAME = build_gguf(kvs=(), tensors=(Tensor(b"", name_length=2**33),))
 
+UNOPENABLE: dict[str, Callable[[Path], Path]] = {
+    "unopenable/socket": _socket,
+    "unopenable/link loop": link("loop.gguf", "loop.gguf"),
+    "unopenable/link to nothing": link("nothing.gguf", "missing.gguf"),
+    "unopenable/no such file": lambda folder: folder / "missing.gguf",
+    "unopenable/file as a folder": lambda folder: _sparse(_GGUF, len(_GGUF))(folder) / "model.gguf",
+}
+"""Makers of paths that the operating system does not open: each takes an empty folder and returns the path."""
+
 ON_DISK: dict[str, Callable[[Path], Path]] = {
     "on disk/FIFO": _fifo,
     "on disk/link to a FIFO": lambda folder: link("link.gguf", _fifo(folder).name)(folder),
-    "on disk/socket": _socket,
     "on disk/folder": _folder,
     "on disk/character device": link("zero.gguf", "/dev/zero"),
-    "on disk/link loop": link("loop.gguf", "loop.gguf"),
-    "on disk/link to nothing": link("nothing.gguf", "missing.gguf"),
-    "on disk/no such file": lambda folder: folder / "missing.gguf",
-    "on disk/file as a folder": lambda folder: _sparse(_GGUF, len(_GGUF))(folder) / "model.gguf",
     "sparse/8 GB of zeros": _sparse(b"", 2**33),
     "sparse/array of 2^33 bytes": _sparse(_MANY_BYTES, len(_MANY_BYTES) + 2**33),
     "sparse/array of 10^9 strings": _sparse(_MANY_STRINGS, len(_MANY_STRINGS) + 8 * 10**9),
+    "sparse/array of 10^7 strings, then an empty key": _sparse(_EMPTY_STRINGS, len(_EMPTY_STRINGS) + 8 * 10**7 + 64),
+    "sparse/array of 10^8 bytes, then an empty key": _sparse(_ZEROS, len(_ZEROS) + 10**8 + 64),
     "sparse/string of 2^33 bytes": _sparse(_LONG_STRING, len(_LONG_STRING) + 2**33),
     "sparse/key of 2^33 bytes": _sparse(_LONG_KEY, len(_LONG_KEY) + 2**33),
     "sparse/name of 2^33 bytes": _sparse(_LONG_NAME, len(_LONG_NAME) + 2**33),
@@ -484,10 +493,12 @@ ON_DISK: dict[str, Callable[[Path], Path]] = {
     "sparse/alignment 2^31": _sparse(build_gguf(alignment=2**31, pad_header=False, tensors=()), 2**31),
     "sparse/8 GB behind the data": _sparse(_GGUF, 2**33),
 }
-"""Makers of things on the disk: each takes an empty folder and returns the path to open."""
+"""Makers of what can be opened and is no model."""
 
+_VOCABULARY = _with_kv(array_kv(STRING, 300_000, b"".join(string(b"token %d" % i) for i in range(300_000))))
 _HUGE = _tensor(ne=(2**15, 2**15), data=b"")
 VALID_ON_DISK: dict[str, Callable[[Path], Path]] = {
+    "on disk/vocabulary of 300000": _sparse(_VOCABULARY, len(_VOCABULARY)),
     "on disk/link to a file": lambda folder: link("link.gguf", _sparse(_GGUF, len(_GGUF))(folder).name)(folder),
     "sparse/4 GB tensor": _sparse(_HUGE, len(_HUGE) + 2**32),
 }

@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tests.hostile_gguf import ON_DISK as GGUF_ON_DISK
+from tests import hostile_gguf
 
 Maker = Callable[[Path], Path]
 INDEX = "model.safetensors.index.json"
@@ -149,6 +149,8 @@ MALFORMED: dict[str, bytes] = {
     "shape/2^64 bytes": _one(0, shape=[2**62], offsets=[0, 0]),
     "shape/2^64 + 8 bytes": _one(shape=[2**61 + 1, 2]),
     "shape/2^64 elements times 0": _one(0, shape=[2**32, 2**32, 2**32, 0], offsets=[0, 0]),
+    "shape/2^1240 elements": _one(shape=[2**62] * 20),
+    "shape/100000 axes of 2^62": _one(shape=[2**62] * 100_000),
     "shape/one element too many": _one(shape=[3]),
     "shape/one element too few": _one(shape=[1]),
     "shape/zero, with bytes": _one(shape=[0]),
@@ -174,6 +176,7 @@ MALFORMED: dict[str, bytes] = {
     ),
     "offsets/beyond the file": _two([0, 8], [8, 16], 8),
     "offsets/2^40 bytes": _one(shape=[2**38], offsets=[0, 2**40]),
+    "metadata/lone surrogate": _text(f'{{"__metadata__": {{"note": "\\udfff"}}, "a": {_A}}}'),
     "metadata/not an object": _text(f'{{"__metadata__": ["pt"], "a": {_A}}}'),
     "metadata/number for a text": _text(f'{{"__metadata__": {{"version": 1}}, "a": {_A}}}'),
     "metadata/null for a text": _text(f'{{"__metadata__": {{"version": null}}, "a": {_A}}}'),
@@ -196,7 +199,9 @@ def _sparse(head: bytes, size: int) -> Maker:
     return make
 
 
-ON_DISK: dict[str, Maker] = {name: make for name, make in GGUF_ON_DISK.items() if name.startswith("on disk/")} | {
+ON_DISK: dict[str, Maker] = {
+    name: make for name, make in hostile_gguf.ON_DISK.items() if name.startswith("on disk/")
+} | {
     "sparse/8 GB of zeros": _sparse(b"", 2**33),
     "sparse/header over 100 MB": _sparse(build_safetensors(b'{"a": ', b"", _OVER), _OVER + 8),
     "sparse/header of 8 GB": _sparse(build_safetensors(b'{"a": ', b"", 2**33), 2**33 + 8),
@@ -308,6 +313,22 @@ def _linked(target: str) -> Maker:
     return make
 
 
+def _hub(root_name: str, blobs: str = "blobs") -> Maker:
+    """Both shards are links into another folder, as in the Hugging Face cache: ``snapshots/REVISION`` and ``blobs``."""
+
+    def make(folder: Path) -> Path:
+        root = folder / "hub" / root_name
+        (folder / "hub" / blobs).mkdir(parents=True)
+        root.parent.mkdir(parents=True)
+        write_checkpoint(folder).rename(root)
+        for name in (FIRST, SECOND):
+            (root / name).rename(folder / "hub" / blobs / name)
+            (root / name).symlink_to(os.path.relpath(folder / "hub" / blobs / name, root))
+        return root
+
+    return make
+
+
 def _replaced(make_second: Callable[[Path], None]) -> Maker:
     """The second shard is made by `make_second`."""
 
@@ -342,6 +363,7 @@ _MAP = {"a": FIRST, "b": SECOND}
 VALID_CHECKPOINTS: dict[str, Maker] = {
     "shard/two": write_checkpoint,
     "shard/link that stays inside": _linked("inside.safetensors"),
+    "shard/links of the Hugging Face cache": _hub("snapshots/revision"),
     "tensor/four in two": lambda folder: write_checkpoint(folder, shards={FIRST: "ac", SECOND: "bd"}),
     "index/more than the map": _index({"metadata": {"total_size": 16}, "weight_map": _MAP}),
 }
@@ -364,6 +386,8 @@ CHECKPOINTS: dict[str, Maker] = {
     "shard/name of 100000 characters": _mapped("x" * 100_000),
     "shard/link to the parent": _linked("../outside.safetensors"),
     "shard/link to a link to the parent": _linked("hop.safetensors"),
+    "shard/link to blobs, but not from a snapshot": _hub("models/x/revision"),
+    "shard/link from a snapshot, but not to blobs": _hub("snapshots/revision", "b"),
     "shard/link loop": _linked(SECOND),
     "shard/link to nothing": _linked("nothing.safetensors"),
     "shard/link to a device": _linked("/dev/zero"),
@@ -396,6 +420,5 @@ CHECKPOINTS: dict[str, Maker] = {
     "index/sparse 8 GB": _index_is(lambda path: _sparse(b"{", 2**33)(path.parent).rename(path) and None),
     "index/folder": _index_is(Path.mkdir),
     "index/FIFO": _index_is(os.mkfifo),
-    "index/link loop": _index_is(lambda path: path.symlink_to(INDEX)),
 }
 """The index itself is opened as well as its folder."""

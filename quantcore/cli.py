@@ -1,0 +1,250 @@
+"""The command line: parses, calls the library, prints. Exit 0 done, 1 bad input or I/O, 2 usage, 3 quality gate failed."""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from quantcore import __version__, isa
+from quantcore.digits import evaluate_formats
+from quantcore.errors import QuantcoreError
+from quantcore.formats import SUPPORTED_TYPES, supported_format
+from quantcore.gguf import ModelReport, dequantize_model, quantize_model
+from quantcore.inspection import described, shown
+from quantcore.tables import bytes_text, table
+
+PROGRAM = "quantcore"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; exit 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{PROGRAM}: error: {message} ({self.prog} --help shows the usage)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except (QuantcoreError, OSError, MemoryError) as error:
+        _say(f"error: {_message(error)}")
+        return 1
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog=PROGRAM, description="Quantize models on the CPU: the same bytes as llama-quantize, faster.")
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__} ({isa()})")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_quantize(commands)
+    _add_dequantize(commands)
+    _add_inspect(commands)
+    _add_demo(commands)
+    return parser
+
+
+def _add_quantize(commands: Any) -> None:
+    types = ", ".join(t.name for t in SUPPORTED_TYPES)
+    parser = commands.add_parser("quantize", help="quantize a model to GGUF")
+    parser.add_argument("input", metavar="IN", help="GGUF file; or safetensors: a file, a folder of shards, an index")
+    parser.add_argument("output", metavar="OUT", help="GGUF file to write")
+    parser.add_argument("type", metavar="TYPE", type=_type, help=types)
+    parser.add_argument("--pure", action="store_true", help="every quantized tensor gets TYPE, the output matrix too")
+    parser.add_argument(
+        "--tensor-type", metavar="REGEX=TYPE", action="append", default=[], type=_override,
+        help="the type of tensors whose name has the pattern; the first that fits counts; may be given again",
+    )  # fmt: skip
+    parser.add_argument("--output-tensor-type", metavar="TYPE", type=_type, help="the type of output.weight")
+    parser.add_argument("--token-embedding-type", metavar="TYPE", type=_type, help="the type of token_embd.weight")
+    parser.add_argument("--leave-output-tensor", action="store_true", help="keep output.weight as it is")
+    parser.add_argument("--allow-requantize", action="store_true", help="take tensors that are quantized already")
+    parser.add_argument("--arch", metavar="NAME", help="general.architecture (default: the input's)")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be done, write nothing")
+    _add_common(parser)
+    parser.set_defaults(command=_quantize)
+
+
+def _add_dequantize(commands: Any) -> None:
+    parser = commands.add_parser("dequantize", help="decode a GGUF model to floats")
+    parser.add_argument("input", metavar="IN", help="GGUF file")
+    parser.add_argument("output", metavar="OUT", help="GGUF file to write")
+    parser.add_argument("type", metavar="TYPE", nargs="?", type=_type, default="F32", help="F32 (default), F16 or BF16")
+    _add_common(parser)
+    parser.set_defaults(command=_dequantize)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-j", "--threads", metavar="N", type=int, help="threads (default: the CPUs of this process)")
+    parser.add_argument("--force", action="store_true", help="replace an existing output")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--no-progress", action="store_true", help="no progress bar")
+
+
+def _add_inspect(commands: Any) -> None:
+    parser = commands.add_parser("inspect", help="show what is in a GGUF or safetensors file")
+    parser.add_argument("input", metavar="FILE", help="GGUF file; or safetensors: a file, a folder of shards, an index")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+    parser.set_defaults(command=_inspect)
+
+
+def _add_demo(commands: Any) -> None:
+    parser = commands.add_parser("demo", help="take the built-in digits network through every format")
+    parser.add_argument("-o", "--output", metavar="FOLDER", type=Path, help="keep the GGUF files here")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+    parser.set_defaults(command=_demo)
+
+
+def _quantize(options: argparse.Namespace) -> int:
+    with _progress_bar(options, "quantize") as progress:
+        report = quantize_model(
+            options.input,
+            options.output,
+            options.type,
+            pure=options.pure,
+            tensor_types=options.tensor_type,
+            output_tensor_type=options.output_tensor_type,
+            token_embedding_type=options.token_embedding_type,
+            leave_output_tensor=options.leave_output_tensor,
+            allow_requantize=options.allow_requantize,
+            arch=options.arch,
+            force=options.force,
+            dry_run=options.dry_run,
+            n_threads=options.threads,
+            progress=progress,
+        )
+    return _reported(report, options, is_detailed=options.dry_run)
+
+
+def _dequantize(options: argparse.Namespace) -> int:
+    with _progress_bar(options, "dequantize") as progress:
+        report = dequantize_model(
+            options.input,
+            options.output,
+            options.type,
+            force=options.force,
+            n_threads=options.threads,
+            progress=progress,
+        )
+    return _reported(report, options, is_detailed=False)
+
+
+def _reported(report: ModelReport, options: argparse.Namespace, *, is_detailed: bool) -> int:
+    for notice in report.notices:
+        _say(f"note: {notice}")
+    if options.json:
+        _print_json(report.to_dict())
+        return 0
+    if is_detailed:
+        rows = [
+            (t.name, "x".join(map(str, t.shape)), t.source_type, t.target_type, bytes_text(t.target_bytes))
+            for t in report.tensors
+        ]
+        print(table(("tensor", "shape", "from", "to", "size"), rows, right=(4,)))
+    n_changed = sum(t.source_type != t.target_type for t in report.tensors)
+    n_elements = sum(_elements(t.shape) for t in report.tensors)
+    print(
+        f"{options.output}: {n_changed} of {len(report.tensors)} tensors converted, "
+        f"{bytes_text(report.source_bytes)} -> {bytes_text(report.target_bytes)}, "
+        f"{8 * report.target_bytes / max(1, n_elements):.2f} bits a weight"
+    )
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    description = described(options.input)
+    if options.json:
+        _print_json(description)
+    else:
+        print(shown(description))
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    if options.output is not None:
+        options.output.mkdir(parents=True, exist_ok=True)
+    results = evaluate_formats(folder=options.output)
+    if options.json:
+        _print_json(
+            [{name: getattr(r, name) for name in r.__dataclass_fields__} | {"sqnr_db": _finite(r.sqnr_db),
+             "layer_sqnr_db": {k: _finite(v) for k, v in r.layer_sqnr_db.items()}} for r in results]
+        )  # fmt: skip
+        return 0
+    print(f"A digits classifier (51,456 weights, UCI digits), safetensors -> GGUF -> evaluated; kernels: {isa()}")
+    rows = [
+        (r.format, f"{r.bits_per_weight:.2f}", bytes_text(r.file_bytes),
+         "exact" if r.sqnr_db == float("inf") else f"{r.sqnr_db:.1f}", f"{100 * r.top1_accuracy:.2f} %")
+        for r in results
+    ]  # fmt: skip
+    print(table(("format", "bits a weight", "size", "SQNR dB", "top-1 accuracy"), rows, right=(1, 2, 3, 4)))
+    return 0
+
+
+def _override(text: str) -> tuple[str, str]:
+    pattern, separator, chosen = text.rpartition("=")
+    if not separator or not pattern:
+        raise argparse.ArgumentTypeError(f"expected REGEX=TYPE, got {text!r}")
+    return pattern, _type(chosen)
+
+
+def _type(text: str) -> str:
+    try:
+        return supported_format(text, "TYPE").name
+    except QuantcoreError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+@contextlib.contextmanager
+def _progress_bar(options: argparse.Namespace, what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on a terminal's stderr, if tqdm is installed."""
+    if options.no_progress or not sys.stderr.isatty():
+        yield None
+        return
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield None
+        return
+    with tqdm(desc=what, unit="B", unit_scale=True, unit_divisor=1024, file=sys.stderr, leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) != float("inf") else None
+
+
+def _print_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=1, allow_nan=False)
+    print()
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return f"out of memory ({error})" if str(error) else "out of memory"
+    if isinstance(error, OSError) and not isinstance(error, QuantcoreError) and error.strerror:
+        return f"{os.fspath(error.filename)}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+def _say(text: str) -> None:
+    print(f"{PROGRAM}: {' '.join(text.splitlines())}", file=sys.stderr)
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    n = 1
+    for extent in shape:
+        n *= extent
+    return n
