@@ -13,12 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from quantcore.errors import FileFormatError, OutputFileError
+from quantcore.errors import FileFormatError, InvalidValueError, OutputFileError
+from quantcore.tables import printable
 
 
 def label(path: str | os.PathLike[str]) -> str:
     """A path as it goes into a message of one line."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in os.fspath(path))
+    return printable(os.fspath(path))
 
 
 class InputFile:
@@ -48,10 +49,17 @@ class InputFile:
                 )
             done += count
 
-    def read(self, offset: int, count: int) -> bytes:
+    def read(self, offset: int, count: int) -> bytearray:
         buffer = bytearray(count)
         self.read_into(offset, buffer)
-        return bytes(buffer)
+        return buffer
+
+    def read_part(self, first: int, size: int, start: int, buffer: Any) -> None:
+        """Fill `buffer` from byte `start` on of a part of the file that takes `size` bytes from offset `first` on."""
+        count = memoryview(buffer).nbytes
+        if start < 0 or start + count > size:
+            raise InvalidValueError(f"start: {count} bytes from {start} on are not within the {size} bytes there are")
+        self.read_into(first + start, buffer)
 
     def close(self) -> None:
         if self._descriptor >= 0:

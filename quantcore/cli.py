@@ -1,4 +1,4 @@
-"""The command line: parses, calls the library, prints. Exit 0 done, 1 bad input or I/O, 2 usage, 3 quality gate failed."""
+"""The command line: parses, calls the library, prints. Exit 0 done, 1 bad input or I/O, 2 usage, 3 quality gate."""
 
 import argparse
 import contextlib

@@ -70,5 +70,4 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return f"[{_text(value['first'])[1:-1]}, ...] ({value['length']} items)"
     text = repr(value) if not isinstance(value, str) else value
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + "..."

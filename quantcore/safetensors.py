@@ -9,7 +9,6 @@ import json
 import os
 import struct
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -25,6 +24,7 @@ ITEM_BITS = {
     "I64": 64, "U64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
 """Bits of one element of each dtype of the format."""
+_MOST_BITS = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,8 @@ class SafetensorsReader:
         return self._file.path
 
     def read_into(self, tensor: SafetensorsInfo, start: int, buffer: Any) -> None:
-        """Fill `buffer` with the tensor's bytes from byte `start` on."""
-        self._file.read_into(tensor.offset + start, buffer)
+        """Fill `buffer` with the tensor's bytes from byte `start` on; ValueError if they are not all the tensor's."""
+        self._file.read_part(tensor.offset, tensor.nbytes, start, buffer)
 
     def close(self) -> None:
         self._file.close()
@@ -120,12 +120,14 @@ class SafetensorsReader:
         self.tensors = tuple(tensors)
 
     def _metadata(self, metadata: Any) -> dict[str, str]:
-        if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        if not isinstance(metadata, dict) or not all(_is_text(k) and _is_text(v) for k, v in metadata.items()):
             self._refuse("__metadata__", "must map strings to strings")
         return metadata
 
     def _tensor(self, name: str, entry: Any, data_start: int) -> SafetensorsInfo:
         field = f"tensor {name[:80]!r}"
+        if not _is_text(name):
+            self._refuse(field, "name is not UTF-8 (a lone surrogate)")
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
             self._refuse(field, "must have exactly dtype, shape and data_offsets")
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -134,9 +136,9 @@ class SafetensorsReader:
         if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
             self._refuse(field, "shape and data_offsets must be lists of non-negative integers, the latter of two")
         start, stop = offsets
-        bits = prod(shape) * ITEM_BITS[dtype]
-        if bits % 8 or stop - start != bits // 8:
-            self._refuse(field, f"{dtype} of shape {str(shape)[:80]} takes {bits / 8:g} bytes, data_offsets {offsets}")
+        bits = ITEM_BITS[dtype] * _product(shape)
+        if bits > _MOST_BITS or bits % 8 or stop - start != bits // 8:
+            self._refuse(field, f"{dtype} of shape {str(shape)[:80]} does not take the bytes of data_offsets {offsets}")
         return SafetensorsInfo(name, tuple(shape), dtype, data_start + start, stop - start)
 
 
@@ -250,7 +252,7 @@ def _weight_map(path: Path) -> dict[str, str]:
 
 def _shard_path(index: Path, folder: Path, name: str) -> Path:
     file = folder / name
-    if not name or name in (".", "..") or any(c in name for c in "/\\\0"):
+    if not 0 < len(name) <= 255 or name in (".", "..") or any(c in name for c in "/\\\0"):
         raise FileFormatError(f"{label(index)}: shard {name[:80]!r}: must be a plain file name")
     if not file.exists():
         raise FileFormatError(f"{label(index)}: shard {name[:80]!r}: missing")
@@ -267,7 +269,7 @@ def _is_hub_snapshot(file: Path, folder: Path) -> bool:
     )
 
 
-def _parsed_json(data: bytes, path: str, field: str) -> dict[str, Any]:
+def _parsed_json(data: bytearray, path: str, field: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) != len(pairs):
@@ -285,6 +287,26 @@ def _parsed_json(data: bytes, path: str, field: str) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise FileFormatError(f"{path}: {field}: must be a JSON object")
     return parsed
+
+
+def _product(shape: list[int]) -> int:
+    """Elements of a shape; beyond 2**64 it is given up, also if an extent of 0 were to follow."""
+    product = 1
+    for extent in shape:
+        if extent and (product := product * extent) > _MOST_BITS:
+            return product
+    return product if all(shape) else 0
+
+
+def _is_text(value: Any) -> bool:
+    """A string that can be written as UTF-8: JSON escapes can spell half of a surrogate pair."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _are_counts(value: Any) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> str:
     """Columns as wide as their widest cell, those listed in `right` flush right."""
-    lines = [tuple(head), *(tuple(row) for row in rows)]
+    lines = [tuple(head), *(tuple(printable(cell) for cell in row) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     return "\n".join(
         "  ".join(
@@ -14,6 +14,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence
         ).rstrip()
         for line in lines
     )
+
+
+def printable(text: str) -> str:
+    """Text that cannot drive a terminal: whatever does not print is escaped."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def bytes_text(count: int) -> str:

@@ -424,6 +424,12 @@ def _sparse(head: bytes, size: int) -> Callable[[Path], Path]:
     return make
 
 
+def _many(item_type: int, count: int, size: int) -> Callable[[Path], Path]:
+    """Return a maker of a file with an array of zeros, `size` bytes long, and zeros for the second key."""
+    head = build_gguf(kvs=(array_kv(item_type, count),), n_kvs=2, tensors=(), pad_header=False)
+    return _sparse(head, len(head) + size + 64)
+
+
 def _fifo(folder: Path) -> Path:
     os.mkfifo(folder / "fifo.gguf")
     return folder / "fifo.gguf"
@@ -460,8 +466,6 @@ def link(name: str, target: str) -> Callable[[Path], Path]:
 _BARE = {"tensors": (), "pad_header": False}
 _MANY_BYTES = build_gguf(kvs=(array_kv(U8, 2**33),), **_BARE)
 _MANY_STRINGS = build_gguf(kvs=(array_kv(STRING, 10**9),), **_BARE)
-_EMPTY_STRINGS = build_gguf(kvs=(array_kv(STRING, 10**7),), n_kvs=2, **_BARE)
-_ZEROS = build_gguf(kvs=(array_kv(U8, 10**8),), n_kvs=2, **_BARE)
 _LONG_STRING = build_gguf(kvs=(text_kv(b"x.text", b"", 2**33),), **_BARE)
 _LONG_KEY = build_gguf(kvs=(KV(b"", U8, b"", key_length=2**33),), **_BARE)
 _LONG_NAME = build_gguf(kvs=(), tensors=(Tensor(b"", name_length=2**33),))
@@ -483,8 +487,8 @@ ON_DISK: dict[str, Callable[[Path], Path]] = {
     "sparse/8 GB of zeros": _sparse(b"", 2**33),
     "sparse/array of 2^33 bytes": _sparse(_MANY_BYTES, len(_MANY_BYTES) + 2**33),
     "sparse/array of 10^9 strings": _sparse(_MANY_STRINGS, len(_MANY_STRINGS) + 8 * 10**9),
-    "sparse/array of 10^7 strings, then an empty key": _sparse(_EMPTY_STRINGS, len(_EMPTY_STRINGS) + 8 * 10**7 + 64),
-    "sparse/array of 10^8 bytes, then an empty key": _sparse(_ZEROS, len(_ZEROS) + 10**8 + 64),
+    **{f"sparse/array of {n} strings, then an empty key": _many(STRING, n, 8 * n) for n in (10**7, 6 * 10**6)},
+    **{f"sparse/array of {n} bytes, then an empty key": _many(U8, n, n) for n in (10**8, 6 * 10**7, 3 * 10**7)},
     "sparse/string of 2^33 bytes": _sparse(_LONG_STRING, len(_LONG_STRING) + 2**33),
     "sparse/key of 2^33 bytes": _sparse(_LONG_KEY, len(_LONG_KEY) + 2**33),
     "sparse/name of 2^33 bytes": _sparse(_LONG_NAME, len(_LONG_NAME) + 2**33),

@@ -21,6 +21,7 @@ import pytest
 from safetensors import deserialize
 
 import quantcore
+from quantcore.cli import main
 from quantcore.errors import FileFormatError, QuantcoreError
 from quantcore.gguf.reader import GGUFReader
 from quantcore.safetensors import SafetensorsReader, open_checkpoint
@@ -158,11 +159,13 @@ def test_the_file_may_shrink_while_it_is_open(tmp_path):
     assert str(path) in message
 
 
-def test_reading_stays_inside_the_tensor(tmp_path):
-    """Bytes of the neighbour, or of the heap, must not come out."""
-    path = written(tmp_path, hostile_gguf.VALID["offset/three tensors"])
-    with GGUFReader(path) as reader:
-        tensor = reader.tensors[1]
+@pytest.mark.parametrize("open_file", [GGUFReader, SafetensorsReader, open_checkpoint])
+def test_reading_stays_inside_the_tensor(open_file, tmp_path):
+    """Bytes of the neighbours, or of the header, must not come out."""
+    is_gguf = open_file is GGUFReader
+    data = hostile_gguf.VALID["offset/three tensors"] if is_gguf else hostile_safetensors.VALID["length/as it is"]
+    with open_file(written(tmp_path, data)) as reader:
+        tensor = reader.tensors[0]
         for start, size in ((0, tensor.nbytes + 1), (1, tensor.nbytes), (tensor.nbytes, 1), (-1, 1), (2**63, 1)):
             buffer = bytearray(b"\xaa" * size)
             with pytest.raises(QuantcoreError):
@@ -290,12 +293,12 @@ def test_all_are_refused_under_a_memory_limit(tmp_path):
         capture_output=True,
         text=True,
         env=ENVIRONMENT,
-        timeout=120,
+        timeout=60,
     )
     assert (child.stdout, child.stderr, child.returncode) == ("", "", 0)
 
 
-def run_cli(*arguments: object) -> subprocess.CompletedProcess[str]:
+def run_program(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "quantcore", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=60)
 
@@ -311,42 +314,69 @@ _ON_COMMAND_LINE = {
     "offset beyond the file": _file(hostile_gguf.MALFORMED["offset/beyond the file"], "model.gguf"),
     "10^9 strings": hostile_gguf.ON_DISK["sparse/array of 10^9 strings"],
     "FIFO": hostile_gguf.ON_DISK["on disk/FIFO"],
-    "missing file": hostile_gguf.UNOPENABLE["unopenable/no such file"],
     "safetensors of 2^64-1": _file(hostile_safetensors.MALFORMED["length/2^64-1"], "model.safetensors"),
     "shard in the parent": hostile_safetensors.CHECKPOINTS["shard/in the parent"],
     "pickle in a zip": hostile_safetensors.PICKLES["pickle/in a zip as pytorch_model.bin"],
 }
+_NASTY = "before\x1b[2J\r\n\x9b\u202eafter"
+_ESCAPES = {
+    "model.gguf": hostile_gguf.build_gguf(
+        kvs=(hostile_gguf.ARCHITECTURE, hostile_gguf.text_kv(_NASTY.encode(), _NASTY.encode())),
+        tensors=(hostile_gguf.Tensor(_NASTY.encode()),),
+    ),
+    "model.safetensors": hostile_safetensors.build_safetensors(
+        {"__metadata__": {_NASTY: _NASTY}, _NASTY: hostile_safetensors.entry()}, bytes(8)
+    ),
+}
 
 
-@cases(_ON_COMMAND_LINE)
+@cases(_ON_COMMAND_LINE | hostile_gguf.UNOPENABLE)
 @pytest.mark.parametrize("command", ["inspect", "quantize"])
-def test_command_line_refuses_in_one_line(command, case, tmp_path):
+def test_command_line_refuses_in_one_line(command, case, tmp_path, capfd):
     (tmp_path / "in").mkdir()
     path = case(tmp_path / "in")
     (tmp_path / "out").mkdir()
     output = written(tmp_path / "out", b"precious", "old.gguf")
-    arguments = [output, "Q4_0", "--pure", "--force"] if command == "quantize" else []
-    result = run_cli(command, path, *arguments)
-    assert result.returncode == 1, result.stderr
-    assert result.stdout == ""
+    with deadline():
+        status = main(
+            [command, str(path), *([str(output), "Q4_0", "--pure", "--force"] if command == "quantize" else [])]
+        )
+    out, err = capfd.readouterr()
+    assert (status, out) == (1, "")
+    assert err.endswith("\n") and err[:-1].isprintable(), err
+    assert str(path) in err
+    assert list(output.parent.iterdir()) == [output] and output.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("command", ["inspect", "quantize"])
+@pytest.mark.parametrize("case", ["a newline in a key", "FIFO", "shard in the parent"])
+def test_program_refuses_in_one_line(command, case, tmp_path):
+    path = _ON_COMMAND_LINE[case](tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    result = run_program(command, path, *([tmp_path / "out.gguf", "Q4_0", "--pure"] if command == "quantize" else []))
+    assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.endswith("\n") and result.stderr[:-1].isprintable(), result.stderr
     assert str(path) in result.stderr
-    assert [file.name for file in output.parent.iterdir()] == ["old.gguf"] and output.read_bytes() == b"precious"
+    assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_command_line_refusal_leaves_no_output(tmp_path):
-    path = written(tmp_path, hostile_gguf.MALFORMED["offset/beyond the file"])
-    assert run_cli("quantize", path, tmp_path / "out.gguf", "Q4_0", "--pure").returncode == 1
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_command_line_takes_the_valid_neighbour(tmp_path):
+def test_program_takes_the_valid_neighbour(tmp_path):
     path = written(tmp_path, hostile_gguf.VALID["offset/three tensors"])
-    assert run_cli("inspect", path).returncode == 0
-    result = run_cli("quantize", path, tmp_path / "out.gguf", "Q4_0", "--pure")
+    assert run_program("inspect", path).returncode == 0
+    result = run_program("quantize", path, tmp_path / "out.gguf", "Q4_0", "--pure")
     assert result.returncode == 0, result.stderr
     with GGUFReader(tmp_path / "out.gguf") as reader:
-        assert [tensor.name for tensor in reader.tensors] == ["h", "a", "b"]
+        assert {tensor.name for tensor in reader.tensors} == {"h", "a", "b"}
+
+
+@pytest.mark.parametrize("name", ["model.gguf", "model.safetensors"])
+def test_inspect_shows_nothing_that_drives_a_terminal(name, tmp_path, capfd):
+    path = written(tmp_path, _ESCAPES[name], name)
+    assert main(["inspect", str(path)]) == 0
+    out, err = capfd.readouterr()
+    assert "before" in out and "after" in out
+    assert [line for line in out.split("\n") if not line.isprintable()] == []
+    assert err == ""
 
 
 def test_a_path_with_a_newline_gives_one_line(tmp_path):
@@ -429,7 +459,7 @@ def test_safetensors_with_mutated_header_is_read_or_refused(name, tmp_path):
     header = 8 + int.from_bytes(data[:8], "little")
     outcomes = {"read": 0, "refused": 0}
     path = written(tmp_path, data, "model.safetensors")
-    for mutant in mutants(path, header, 1500, random.Random(name)):
+    for _ in mutants(path, header, 1500, random.Random(name)):
         try:
             with deadline(), SafetensorsReader(path):
                 outcomes["read"] += 1

@@ -1,7 +1,7 @@
 """Our command line writes the very file that llama.cpp's quantizer writes: same bytes from the first to the last.
 
 The other side is cyllama's `llama_model_quantize` with `pure` set, that is ``llama-quantize --pure``. Where llama.cpp
-is not to be followed (alignments other than 32), the test says what holds instead.
+is not to be followed (alignments other than 32, matrices of integers), the test says what holds instead.
 """
 
 import tempfile
@@ -179,7 +179,8 @@ def test_more_than_ten_layers_are_ordered_by_number(tmp_path: Path) -> None:
 def test_order_of_unusual_names(tmp_path: Path, rng: np.random.Generator) -> None:
     names = ["blk.10.a.weight", "blk.2.a.weight", "blk.02.a.weight", "blk.2b.weight", "blk.2", "blk.x.weight"]
     names += ["blk.1.z.weight", "blk.1.Z.weight", "blk.1", "zz.weight", "A.weight", "_a.weight", "\u00e9.weight"]
-    names += ["enc.blk.1.w.weight", "blk.1.a.weight", "blk.0.b.weight"]
+    names += ["enc.blk.1.w.weight", "blk.1.a.weight", "blk.0.b.weight", "blk.-3.w.weight", "blk.-1.w.weight"]
+    names += ["blk. 3.w.weight", "blk.+4.w.weight", "blk.4294967297.weight", "blk.2147483648.weight"]
     source = tmp_path / "source.gguf"
     write_gguf(source, [Tensor(name, normal(rng, 2, 32)) for name in names])
     assert_parity(source, ["Q4_0"])
@@ -309,21 +310,28 @@ def test_version_2_becomes_version_3(tmp_path: Path, rng: np.random.Generator) -
         pytest.param(1e5, "F32", "F16", id="value-overflows-in-float16"),
         pytest.param(1.0, "Q8_0", "Q4_0", id="requantize"),
         pytest.param(1.0, "Q4_0", "F32", id="dequantize"),
-        pytest.param(1.0, "I32", "Q8_0", id="integers"),
     ],
 )
 def test_both_refuse(tmp_path: Path, values: float, source_type: str, target_type: str) -> None:
     matrix = np.ones((2, 64), np.float32)
     matrix[1, 40] = values
-    tensor = (
-        Tensor("a.weight", matrix.astype(np.int32)) if source_type == "I32" else Tensor("a.weight", matrix, source_type)
-    )
     source, target = tmp_path / "source.gguf", tmp_path / "target.gguf"
-    write_gguf(source, [tensor])
+    write_gguf(source, [Tensor("a.weight", matrix, source_type)])
     with pytest.raises(llama_client.LlamaError, match="failed to quantize"):
         llama_client.llama_quantize(source, {target_type: tmp_path / "theirs.gguf"})
     llama_client.our_quantize(source, target, target_type, exit_status=1)
     assert not target.exists()
+
+
+def test_integers_are_kept_where_llama_refuses(tmp_path: Path, rng: np.random.Generator) -> None:
+    matrix = rng.integers(-(2**31), 2**31, (3, 64)).astype(np.int32)
+    source, target = tmp_path / "source.gguf", tmp_path / "target.gguf"
+    write_gguf(source, [Tensor("a.weight", matrix), Tensor("b.weight", normal(rng, 3, 64))])
+    with pytest.raises(llama_client.LlamaError, match="cannot dequantize/convert"):
+        llama_client.llama_quantize(source, {"Q8_0": tmp_path / "theirs.gguf"})
+    llama_client.our_quantize(source, target, "Q8_0")
+    assert tensor_types(target) == {"a.weight": "I32", "b.weight": "Q8_0"}
+    np.testing.assert_array_equal(gguf.GGUFReader(target).tensors[0].data, matrix)
 
 
 def test_alignment_64_is_obeyed(tmp_path: Path, rng: np.random.Generator) -> None:

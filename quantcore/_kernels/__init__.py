@@ -8,9 +8,9 @@ import importlib
 import os
 
 from quantcore._kernels import _core
-from quantcore._kernels._core import Chunks, block_sizes, dequantize_blocks, quantize_blocks
+from quantcore._kernels._core import Chunks, block_sizes, dequantize_blocks, quantize_blocks, walk_strings
 
-__all__ = ["LEVEL", "SUPPORTED_LEVELS", "Chunks", "block_sizes", "dequantize_blocks", "quantize_blocks"]
+__all__ = ["LEVEL", "SUPPORTED_LEVELS", "Chunks", "block_sizes", "dequantize_blocks", "quantize_blocks", "walk_strings"]
 
 
 def _supported_levels() -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 # _core.pyx: the one door between Python and the kernels: memoryviews become pointers here, the GIL is released here.
 # Nothing is checked: quantcore/_arrays.py has done that. The functions are called by several threads with one Chunks.
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.stdint cimport INT64_MAX, int64_t, uint8_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint64_t
 
 from quantcore._kernels.floats cimport size_of
 from quantcore._kernels.table cimport N_FORMATS, BlockKernels, KernelTable
@@ -120,3 +120,22 @@ def dequantize_blocks(int type_id, const uint8_t[::1] data, uint8_t[::1] out, in
                 ),
             )
             start = chunks.take()
+
+
+def walk_strings(const uint8_t[::1] buffer, int64_t offset, int64_t n_strings):
+    """Walk over up to n_strings strings (a 64-bit length, then that many bytes) that lie whole in the buffer.
+
+    Returns how many there were and the offset behind the last one: (n, offset).
+    """
+    cdef int64_t n = 0, size = buffer.shape[0]
+    cdef uint64_t length
+    cdef int j
+    while n < n_strings and size - offset >= 8:
+        length = 0
+        for j in range(8):
+            length |= <uint64_t> buffer[offset + j] << (8 * j)
+        if length > <uint64_t> (size - offset - 8):
+            break
+        offset += 8 + <int64_t> length
+        n += 1
+    return n, offset

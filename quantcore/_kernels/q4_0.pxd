@@ -1,4 +1,4 @@
-# q4_0.pxd: Q4_0, 32 elements in 18 bytes: fp16 d | 16 bytes of codes, element j low nibble and j+16 high nibble of byte j.
+# q4_0.pxd: Q4_0, 32 elements in 18 bytes: fp16 d | 16 bytes of codes, byte j: element j low nibble, j + 16 high nibble.
 # x = (code - 8) * d. d is the value of largest magnitude over -8, so that this value gets code 0 exactly.
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t
 

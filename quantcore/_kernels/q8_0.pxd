@@ -1,4 +1,4 @@
-# q8_0.pxd: Q8_0, 32 elements in 34 bytes: fp16 d | int8 codes. x = code * d; d = absmax / 127, codes rounded half away from zero.
+# q8_0.pxd: Q8_0, 32 elements in 34 bytes: fp16 d | int8 codes. x = code * d, d = absmax / 127; half away from zero.
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t
 
 from quantcore._kernels.bits cimport MAGNITUDE, bits_of, f16_bits_of, float_of

@@ -79,7 +79,7 @@ class KeyValue:
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor of a GGUF file. `shape` is in NumPy's order, outermost first; `offset` counts from the file's start."""
+    """One tensor of a GGUF file: `shape` in NumPy's order (outermost first), `offset` from the start of the file."""
 
     name: str
     shape: tuple[int, ...]

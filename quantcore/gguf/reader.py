@@ -9,6 +9,7 @@ import struct
 from typing import Any, NoReturn, Self
 
 from quantcore._files import InputFile
+from quantcore._kernels import walk_strings
 from quantcore.errors import FileFormatError
 from quantcore.ggml_types import GGML_TYPES
 from quantcore.gguf.layout import (
@@ -25,7 +26,8 @@ from quantcore.gguf.layout import (
     padded,
 )
 
-MAX_METADATA_BYTES = 1 << 27
+MAX_METADATA_BYTES = 30_000_000
+_READ_STEP = 1 << 20
 MAX_KEY_BYTES = 65535
 MAX_ALIGNMENT = 1 << 16
 MAX_ELEMENTS = (1 << 63) - 1
@@ -78,8 +80,8 @@ class GGUFReader:
         return None
 
     def read_into(self, tensor: TensorInfo, start: int, buffer: Any) -> None:
-        """Fill `buffer` with the tensor's bytes from byte `start` on."""
-        self._file.read_into(tensor.offset + start, buffer)
+        """Fill `buffer` with the tensor's bytes from byte `start` on; ValueError if they are not all the tensor's."""
+        self._file.read_part(tensor.offset, tensor.nbytes, start, buffer)
 
     def close(self) -> None:
         self._file.close()
@@ -135,8 +137,7 @@ class _Cursor:
             self.refuse(field, f"ends at {end}; the limit for metadata is {MAX_METADATA_BYTES} bytes")
         loaded = len(self._buffer)
         if end > loaded:
-            wanted = min(max(end, 2 * loaded, 1 << 16), self._file.size, MAX_METADATA_BYTES)
-            self._buffer += self._file.read(loaded, wanted - loaded)
+            self._buffer += self._file.read(loaded, min(max(end - loaded, _READ_STEP), self._file.size - loaded))
 
     def take(self, count: int, field: str) -> bytes:
         self.need(count, field)
@@ -196,12 +197,13 @@ class _Cursor:
     def _skip_items(self, element_type: int, n_items: int, field: str) -> None:
         if element_type == ValueType.STRING:
             self.need(8 * n_items, f"{field} array")
-            for _ in range(n_items):
-                self.need(8, field)
-                (length,) = struct.unpack_from("<Q", self._buffer, self.offset)
-                self.offset += 8
-                self.need(length, field)
-                self.offset += length
+            while n_items:
+                n_walked, self.offset = walk_strings(self._buffer, self.offset, n_items)
+                n_items -= n_walked
+                if n_items:
+                    self.need(8, field)
+                    (length,) = struct.unpack_from("<Q", self._buffer, self.offset)
+                    self.need(8 + length, field)
         elif element_type in _SCALAR_SIZES:
             size = _SCALAR_SIZES[element_type] * n_items
             self.need(size, f"{field} array")
@@ -212,7 +214,7 @@ class _Cursor:
             self.refuse(field, f"unknown or nested array element type {element_type}")
 
     def between(self, start: int) -> bytes:
-        return bytes(self._buffer[start : self.offset])
+        return bytes(memoryview(self._buffer)[start : self.offset])
 
 
 def _key_values(cursor: _Cursor, n_kvs: int) -> tuple[KeyValue, ...]:
