@@ -7,6 +7,7 @@ partial file beside its final name and put in place once it is complete and on t
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -16,17 +17,19 @@ from typing import Any, Self
 from quantcore.errors import FileFormatError, InvalidValueError, OutputFileError
 from quantcore.tables import printable
 
+_LONGEST_NAME = 255
+
 
 def label(path: str | os.PathLike[str]) -> str:
     """A path as it goes into a message of one line."""
-    return printable(os.fspath(path))
+    return printable(os.fsdecode(path))
 
 
 class InputFile:
     """A regular file open for positioned reading; `size` is what it was when it was opened."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = Path(os.fsdecode(path))
         self.label = label(path)
         # Non-blocking, so that opening a FIFO does not wait for a writer.
         self._descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -97,11 +100,11 @@ class OutputFile:
     def __init__(
         self, path: str | os.PathLike[str], *, force: bool = False, inputs: tuple[str | os.PathLike[str], ...] = ()
     ) -> None:
-        self.path = Path(os.path.realpath(path))
+        check_output(path, force=force, inputs=inputs)
+        self.path = Path(os.path.realpath(os.fsdecode(path)))
         self.label = label(path)
         self._force = force
-        check_output(path, force=force, inputs=inputs)
-        self._partial = self.path.with_name(f".{self.path.name}.partial")
+        self._partial = self.path.with_name(_partial_name(self.path.name))
 
     def __enter__(self) -> Self:
         self._descriptor = self._open_partial()
@@ -176,6 +179,8 @@ def check_output(
     path: str | os.PathLike[str], *, force: bool = False, inputs: tuple[str | os.PathLike[str], ...] = ()
 ) -> None:
     """Refuse an output that is an input, exists already, or is not a regular file."""
+    if not os.path.basename(os.fsdecode(path)):
+        raise OutputFileError(f"output: expected the path of a file, got {os.fsdecode(path)!r}")
     if not os.path.lexists(path):
         return
     for source in inputs:
@@ -185,6 +190,14 @@ def check_output(
         raise OutputFileError(f"{label(path)}: exists and is not a regular file")
     if not force:
         raise OutputFileError(f"{label(path)}: exists already; --force (force=True) replaces it")
+
+
+def _partial_name(name: str) -> str:
+    """Always the same for a name, so that a partial file left behind is found again; a long name is shortened."""
+    partial = f".{name}.partial"
+    if len(os.fsencode(partial)) <= _LONGEST_NAME:
+        return partial
+    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()}.partial"
 
 
 def _lock(descriptor: int) -> bool:

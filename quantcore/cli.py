@@ -6,6 +6,8 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,8 +16,9 @@ from quantcore.digits import evaluate_formats
 from quantcore.errors import QuantcoreError
 from quantcore.formats import SUPPORTED_TYPES, supported_format
 from quantcore.gguf import ModelReport, dequantize_model, quantize_model
-from quantcore.inspection import described, shown
-from quantcore.tables import bytes_text, table
+from quantcore.gguf.model import compiled_pattern
+from quantcore.inspection import described, json_value, shown
+from quantcore.tables import bytes_text, printable, table
 
 PROGRAM = "quantcore"
 
@@ -24,16 +27,24 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line; exit 2."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{PROGRAM}: error: {message} ({self.prog} --help shows the usage)\n")
+        self.exit(2, f"{PROGRAM}: error: {printable(message)} ({self.prog} --help shows the usage)\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    options = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] = options.command
     try:
-        return command(options)
+        try:
+            options = _parser().parse_args(arguments)
+            return int(options.command(options))
+        finally:
+            # Now rather than when Python ends, where a full disk or a closed pipe would go unreported.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_stdout()
+        return 1
     except (QuantcoreError, OSError, MemoryError) as error:
+        _discard_stdout()
         _say(f"error: {_message(error)}")
         return 1
     except KeyboardInterrupt:
@@ -77,13 +88,18 @@ def _add_dequantize(commands: Any) -> None:
     parser = commands.add_parser("dequantize", help="decode a GGUF model to floats")
     parser.add_argument("input", metavar="IN", help="GGUF file")
     parser.add_argument("output", metavar="OUT", help="GGUF file to write")
-    parser.add_argument("type", metavar="TYPE", nargs="?", type=_type, default="F32", help="F32 (default), F16 or BF16")
+    parser.add_argument(
+        "type", metavar="TYPE", nargs="?", type=str.upper, choices=("F32", "F16", "BF16"), default="F32",
+        help="F32 (default), F16 or BF16",
+    )  # fmt: skip
     _add_common(parser)
     parser.set_defaults(command=_dequantize)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-j", "--threads", metavar="N", type=int, help="threads (default: the CPUs of this process)")
+    parser.add_argument(
+        "-j", "--threads", metavar="N", type=_threads, help="threads (default: the CPUs of this process)"
+    )
     parser.add_argument("--force", action="store_true", help="replace an existing output")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
@@ -150,9 +166,9 @@ def _reported(report: ModelReport, options: argparse.Namespace, *, is_detailed: 
         ]
         print(table(("tensor", "shape", "from", "to", "size"), rows, right=(4,)))
     n_changed = sum(t.source_type != t.target_type for t in report.tensors)
-    n_elements = sum(_elements(t.shape) for t in report.tensors)
+    n_elements = sum(prod(t.shape) for t in report.tensors)
     print(
-        f"{options.output}: {n_changed} of {len(report.tensors)} tensors converted, "
+        f"{printable(options.output)}: {n_changed} of {len(report.tensors)} tensors converted, "
         f"{bytes_text(report.source_bytes)} -> {bytes_text(report.target_bytes)}, "
         f"{8 * report.target_bytes / max(1, n_elements):.2f} bits a weight"
     )
@@ -173,10 +189,7 @@ def _demo(options: argparse.Namespace) -> int:
         options.output.mkdir(parents=True, exist_ok=True)
     results = evaluate_formats(folder=options.output)
     if options.json:
-        _print_json(
-            [{name: getattr(r, name) for name in r.__dataclass_fields__} | {"sqnr_db": _finite(r.sqnr_db),
-             "layer_sqnr_db": {k: _finite(v) for k, v in r.layer_sqnr_db.items()}} for r in results]
-        )  # fmt: skip
+        _print_json([asdict(result) for result in results])
         return 0
     print(f"A digits classifier (51,456 weights, UCI digits), safetensors -> GGUF -> evaluated; kernels: {isa()}")
     rows = [
@@ -192,7 +205,17 @@ def _override(text: str) -> tuple[str, str]:
     pattern, separator, chosen = text.rpartition("=")
     if not separator or not pattern:
         raise argparse.ArgumentTypeError(f"expected REGEX=TYPE, got {text!r}")
+    try:
+        compiled_pattern(pattern)
+    except QuantcoreError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return pattern, _type(chosen)
+
+
+def _threads(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text!r}")
+    return int(text)
 
 
 def _type(text: str) -> str:
@@ -222,13 +245,8 @@ def _progress_bar(options: argparse.Namespace, what: str) -> Iterator[Callable[[
         yield progress
 
 
-def _finite(value: float) -> float | None:
-    return value if abs(value) != float("inf") else None
-
-
 def _print_json(value: Any) -> None:
-    json.dump(value, sys.stdout, indent=1, allow_nan=False)
-    print()
+    print(json.dumps(json_value(value), indent=1, allow_nan=False))
 
 
 def _message(error: BaseException) -> str:
@@ -240,11 +258,11 @@ def _message(error: BaseException) -> str:
 
 
 def _say(text: str) -> None:
-    print(f"{PROGRAM}: {' '.join(text.splitlines())}", file=sys.stderr)
+    if sys.stderr is not None:
+        print(f"{PROGRAM}: {printable(' '.join(text.splitlines()))}", file=sys.stderr)
 
 
-def _elements(shape: tuple[int, ...]) -> int:
-    n = 1
-    for extent in shape:
-        n *= extent
-    return n
+def _discard_stdout() -> None:
+    """Let what could not be printed go, so that Python does not try again when it ends."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

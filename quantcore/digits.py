@@ -4,6 +4,7 @@ The weights and the held-out images are in `data/` (made by `bench/train_digits.
 safetensors, `quantize_model`, a GGUF file, `GGUFReader`, `dequantize`, a forward pass.
 """
 
+import os
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcore.analysis import sqnr_db
-from quantcore.formats import dequantize
+from quantcore.formats import dequantize, supported_format
 from quantcore.ggml_types import GGUFQuantType
 from quantcore.gguf import GGUFReader, quantize_model
 from quantcore.safetensors import SafetensorsReader
@@ -83,7 +84,7 @@ def top1_accuracy(weights: Weights) -> float:
 
 
 def evaluate_formats(
-    formats: Iterable[GGUFQuantType | str | int] = DEFAULT_FORMATS, *, folder: Path | None = None
+    formats: Iterable[GGUFQuantType | str | int] = DEFAULT_FORMATS, *, folder: str | os.PathLike[str] | None = None
 ) -> tuple[FormatEvaluation, ...]:
     """Take the digits network through a GGUF file of each format and measure what is left of it.
 
@@ -100,16 +101,15 @@ def evaluate_formats(
         In the order of `formats`.
     """
     if folder is not None:
-        return tuple(_evaluated(GGUFQuantType(f) if isinstance(f, int) else f, folder) for f in formats)
+        return tuple(_evaluated(supported_format(f, "formats").name, Path(folder)) for f in formats)
     with tempfile.TemporaryDirectory(prefix="quantcore-") as scratch:
         return evaluate_formats(formats, folder=Path(scratch))
 
 
-def _evaluated(qtype: GGUFQuantType | str, folder: Path) -> FormatEvaluation:
-    name = qtype.name if isinstance(qtype, GGUFQuantType) else qtype.upper()
+def _evaluated(name: str, folder: Path) -> FormatEvaluation:
     path = folder / f"digits-{name}.gguf"
     with as_file(files("quantcore") / "data" / "digits.safetensors") as source:
-        quantize_model(source, path, qtype, pure=True, arch="digits-mlp", force=True)
+        quantize_model(source, path, name, pure=True, arch="digits-mlp", force=True)
     original, restored = digits_weights(), _decoded(path)
     matrices = [key for key in original if key.endswith(".weight")]
     with GGUFReader(path) as reader:

@@ -143,14 +143,25 @@ class SafetensorsReader:
 
 
 class Checkpoint:
-    """The tensors of one safetensors file or of all shards of a folder, in the order of their names' first appearance.
+    """The tensors of one safetensors file or of all shards of a folder. Made by `open_checkpoint`.
 
-    Made by `open_checkpoint`. `tensors` are of type SafetensorsInfo; `read_into` finds the shard.
+    Attributes
+    ----------
+    path : str
+        What was opened, for messages.
+    folder : Path
+        Where its files are.
+    files : tuple of Path
+        All files that were read: shards and index.
+    shards : tuple of SafetensorsReader
+    tensors : tuple of SafetensorsInfo
+        Shard after shard.
     """
 
-    def __init__(self, path: str, folder: Path, shards: list[SafetensorsReader]) -> None:
+    def __init__(self, path: str, folder: Path, shards: list[SafetensorsReader], index: Path | None = None) -> None:
         self.path = path
         self.folder = folder
+        self.files = tuple(shard.file_path for shard in shards) + ((index,) if index is not None else ())
         self.shards = tuple(shards)
         self._shard_of: dict[str, SafetensorsReader] = {}
         tensors = []
@@ -201,29 +212,31 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     OSError
         A file cannot be opened or read.
     """
-    path = Path(path)
+    path = Path(os.fsdecode(path))
     if path.is_dir():
-        folder, index = path, path / INDEX_NAME
+        index = path / INDEX_NAME
         if not index.exists():
             single = path / SINGLE_NAME
             if not single.exists():
                 raise FileFormatError(f"{label(path)}: has neither {INDEX_NAME} nor {SINGLE_NAME}")
-            return _open_shards(label(path), folder, [single], None)
+            return _open_shards(label(path), path, [single])
         path = index
     elif path.suffix != ".json":
-        return _open_shards(label(path), path.parent, [path], None)
-    folder = path.parent
+        return _open_shards(label(path), path.parent, [path])
     weight_map = _weight_map(path)
     names = list(dict.fromkeys(weight_map.values()))
-    return _open_shards(label(path), folder, [_shard_path(path, folder, name) for name in names], weight_map)
+    files = [_shard_path(path, path.parent, name) for name in names]
+    return _open_shards(label(path), path.parent, files, weight_map, path)
 
 
-def _open_shards(path: str, folder: Path, files: list[Path], weight_map: dict[str, str] | None) -> Checkpoint:
+def _open_shards(
+    path: str, folder: Path, files: list[Path], weight_map: dict[str, str] | None = None, index: Path | None = None
+) -> Checkpoint:
     shards: list[SafetensorsReader] = []
     try:
         for file in files:
             shards.append(SafetensorsReader(file))
-        checkpoint = Checkpoint(path, folder, shards)
+        checkpoint = Checkpoint(path, folder, shards, index)
         if weight_map is not None:
             found = {t.name: file.name for file, shard in zip(files, shards, strict=True) for t in shard.tensors}
             for name in sorted(found.keys() | weight_map.keys()):

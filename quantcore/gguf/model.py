@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from quantcore._arrays import integer
 from quantcore._files import check_output
 from quantcore.errors import InvalidTypeError, InvalidValueError
 from quantcore.formats import supported_format
@@ -13,7 +14,7 @@ from quantcore.ggml_types import GGMLType, GGUFQuantType
 from quantcore.gguf.layout import FILE_TYPE_KEY, QUANTIZATION_VERSION_KEY, KeyValue
 from quantcore.gguf.pipeline import PlannedTensor, check_plan, write_model
 from quantcore.gguf.rules import FILE_TYPES, OUTPUT, TypeRules
-from quantcore.gguf.sources import Source, SourceTensor
+from quantcore.gguf.sources import Source, SourceTensor, is_architecture
 from quantcore.gguf.writer import check_tensor
 
 __all__ = ["ModelReport", "TensorReport", "dequantize_model", "quantize_model"]
@@ -136,14 +137,15 @@ def quantize_model(
     rules = TypeRules(
         supported_format(qtype),
         bool(pure),
-        tuple(_override(pattern, chosen) for pattern, chosen in tensor_types),
+        _overrides(tensor_types),
         None if output_tensor_type is None else supported_format(output_tensor_type, "output_tensor_type"),
         None if token_embedding_type is None else supported_format(token_embedding_type, "token_embedding_type"),
         bool(leave_output_tensor),
     )
     with Source(source, arch=_checked_arch(arch)) as model:
-        notices = list(model.notices)
-        has_output = any(t.name == OUTPUT for t in model.tensors)
+        names = [t.name for t in model.tensors]
+        notices = [*model.notices, *rules.without_effect(names)]
+        has_output = OUTPUT in names
         plan = [_planned(t, rules, has_output, notices) for t in model.tensors]
         return _carried_out(
             model, plan, notices, target, rules.default, allow_requantize, force, dry_run, n_threads, progress
@@ -202,6 +204,8 @@ def _carried_out(
     n_threads: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> ModelReport:
+    if n_threads is not None:
+        integer(n_threads, "n_threads", 1)
     for planned in plan:
         check_tensor(planned.source.name, planned.source.shape)
     check_plan(plan, allow_requantize=allow_requantize)
@@ -238,9 +242,20 @@ def _planned(tensor: SourceTensor, rules: TypeRules, has_output: bool, notices: 
     return PlannedTensor(tensor, chosen)
 
 
-def _override(pattern: str, chosen: GGUFQuantType | str | int) -> tuple[re.Pattern[str], GGMLType]:
+def _overrides(tensor_types: Any) -> tuple[tuple[re.Pattern[str], GGMLType], ...]:
     try:
-        return re.compile(pattern), supported_format(chosen, "tensor_types")
+        pairs = [(pattern, chosen) for pattern, chosen in tensor_types]
+    except (TypeError, ValueError):
+        raise InvalidTypeError(f"tensor_types: expected pairs of a regex and a type, got {tensor_types!r}") from None
+    return tuple((compiled_pattern(pattern), supported_format(chosen, "tensor_types")) for pattern, chosen in pairs)
+
+
+def compiled_pattern(pattern: Any) -> re.Pattern[str]:
+    """A regular expression over tensor names."""
+    if not isinstance(pattern, str):
+        raise InvalidTypeError(f"tensor_types: expected a regular expression as a string, got {pattern!r}")
+    try:
+        return re.compile(pattern)
     except re.error as error:
         raise InvalidValueError(f"tensor_types: {pattern!r} is not a regular expression ({error})") from None
 
@@ -248,6 +263,6 @@ def _override(pattern: str, chosen: GGUFQuantType | str | int) -> tuple[re.Patte
 def _checked_arch(arch: str | None) -> str | None:
     if arch is not None and not isinstance(arch, str):
         raise InvalidTypeError(f"arch: expected a string, got {arch!r}")
-    if arch is not None and (not arch or not arch.isprintable()):
+    if arch is not None and not is_architecture(arch):
         raise InvalidValueError(f"arch: expected a name such as 'llama', got {arch!r}")
     return arch

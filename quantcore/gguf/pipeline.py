@@ -136,7 +136,7 @@ def _write(writer: GGUFWriter, data: NDArray[np.uint8], is_last: bool) -> None:
 
 
 def _computed(slab: _Slab, data: NDArray[np.uint8], n_threads: int | None) -> NDArray[np.uint8]:
-    """The slab's bytes in the target type. Kept float tensors go through their kernel too, which finds NaN and inf."""
+    """The slab's bytes in the target type. Kept tensors go through their kernel too, which finds NaN and inf."""
     source, target = slab.tensor.source, slab.tensor.target
     name = f"tensor {source.name!r}"
     after = slab.after[: _packed_size(target, slab.stop - slab.start)]
@@ -144,16 +144,26 @@ def _computed(slab: _Slab, data: NDArray[np.uint8], n_threads: int | None) -> ND
         floats = _arrays.Floats(data, _ELEMENT_TYPES[source.type.name], (slab.stop - slab.start,), slab.start)
         quantize_blocks(floats, target, after, n_threads, name)
         return after
-    if source.type == target:
+    if source.type == target and source.type.id not in _WITH_KERNELS:
+        if source.type.name == "F64":
+            _check_finite(data.view(np.float64), name, slab.start)
         return data
     decoded = np.empty(slab.stop - slab.start, np.float32)
     bad = dequantize_blocks(data, source.type, _arrays.bytes_of(decoded), _arrays.FLOAT32, n_threads)
     if bad >= 0:
         block = slab.start // source.type.block_size + bad
         raise InvalidValueError(f"{name}: block {block} of {source.type.name} has a scale that is inf or NaN")
+    if source.type == target:
+        return data
     floats = _arrays.Floats(_arrays.bytes_of(decoded), _arrays.FLOAT32, decoded.shape, slab.start)
     quantize_blocks(floats, target, after, n_threads, name)
     return after
+
+
+def _check_finite(values: NDArray[np.float64], name: str, first: int) -> None:
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        raise InvalidValueError(f"{name}: must be finite, got {values[bad[0]]} at flat index {first + int(bad[0])}")
 
 
 def _packed_size(type_: GGMLType, n_elements: int) -> int:

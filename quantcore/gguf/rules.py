@@ -80,6 +80,23 @@ class TypeRules:
             return _F16
         return chosen
 
+    def without_effect(self, names: list[str]) -> list[str]:
+        """What was asked for and does nothing on a model with these tensors."""
+        idle = []
+        if self.overrides and self.default.block_size == 1:
+            idle.append(f"tensor types have no effect when the type is {self.default.name}")
+        else:
+            idle += [
+                f"tensor type {pattern.pattern!r} fits no tensor"
+                for pattern, _ in self.overrides
+                if not any(pattern.search(name) for name in names)
+            ]
+        if OUTPUT not in names and (self.output_type is not None or self.leave_output):
+            idle.append(f"the model has no {OUTPUT}")
+        if TOKEN_EMBEDDINGS.isdisjoint(names) and self.token_embedding_type is not None:
+            idle.append("the model has no token_embd.weight")
+        return idle
+
     def _mixed(self, name: str, has_output: bool, notice: Callable[[str], None]) -> GGMLType:
         if self.default.block_size == 1:
             return self.default

@@ -69,12 +69,12 @@ class Source:
         self._reader: GGUFReader | Checkpoint
         if is_gguf(path):
             self._reader = reader = GGUFReader(path)
-            self.paths: tuple[Path, ...] = (Path(path),)
+            self.paths: tuple[Path, ...] = (Path(os.fsdecode(path)),)
             tensors = [_of_gguf(reader, t) for t in reader.tensors]
             self.kvs = _copied_kvs(reader, arch)
         else:
             self._reader = checkpoint = open_checkpoint(path)
-            self.paths = tuple(shard.file_path for shard in checkpoint.shards)
+            self.paths = checkpoint.files
             tensors = [self._of_safetensors(checkpoint, t) for t in checkpoint.tensors]
             self.kvs = (KeyValue.string(ARCHITECTURE_KEY, arch or self._architecture(checkpoint.folder)),)
         self.tensors = tuple(sorted(tensors, key=lambda t: layer_then_name(t.name)))
@@ -105,8 +105,8 @@ class Source:
         try:
             with InputFile(folder / "config.json") as file:
                 model_type = json.loads(file.read(0, min(file.size, 1 << 20)))["model_type"]
-            if isinstance(model_type, str) and model_type:
-                return model_type
+            if is_architecture(model_type):
+                return str(model_type)
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass
         self.notices += (f"{ARCHITECTURE_KEY}: 'unknown', since no config.json tells it; --arch (arch=) names it",)
@@ -115,13 +115,13 @@ class Source:
 
 def is_gguf(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a GGUF file, by its first bytes, or calls itself one; the alternative is safetensors."""
-    if Path(path).is_dir():
+    if Path(os.fsdecode(path)).is_dir():
         return False
     with InputFile(path) as file:
         head = file.read(0, min(4, file.size))
     if head.startswith(_PICKLE_OR_ZIP):
         raise FileFormatError(f"{label(path)}: pickle and zip files (PyTorch) are never opened; use safetensors")
-    return head == MAGIC or os.fspath(path).endswith(".gguf")
+    return head == MAGIC or os.fsdecode(path).endswith(".gguf")
 
 
 def _of_gguf(reader: GGUFReader, tensor: Any) -> SourceTensor:
@@ -140,4 +140,12 @@ def _copied_kvs(reader: GGUFReader, arch: str | None) -> tuple[KeyValue, ...]:
     kvs = tuple(kv for kv in reader.kvs if kv.key not in _REPLACED_KEYS)
     if arch is None:
         return kvs
-    return tuple(KeyValue.string(kv.key, arch) if kv.key == ARCHITECTURE_KEY else kv for kv in kvs)
+    named = KeyValue.string(ARCHITECTURE_KEY, arch)
+    if all(kv.key != ARCHITECTURE_KEY for kv in kvs):
+        return (named, *kvs)
+    return tuple(named if kv.key == ARCHITECTURE_KEY else kv for kv in kvs)
+
+
+def is_architecture(value: object) -> bool:
+    """Whether a value can be the name of an architecture."""
+    return isinstance(value, str) and value != "" and value.isprintable()
