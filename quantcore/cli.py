@@ -37,14 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options = _parser().parse_args(arguments)
             return int(options.command(options))
         finally:
-            # Now rather than when Python ends, where a full disk or a closed pipe would go unreported.
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            _flush_stdout()
     except BrokenPipeError:
-        _discard_stdout()
         return 1
     except (QuantcoreError, OSError, MemoryError) as error:
-        _discard_stdout()
         _say(f"error: {_message(error)}")
         return 1
     except KeyboardInterrupt:
@@ -262,7 +258,15 @@ def _say(text: str) -> None:
         print(f"{PROGRAM}: {printable(' '.join(text.splitlines()))}", file=sys.stderr)
 
 
-def _discard_stdout() -> None:
-    """Let what could not be printed go, so that Python does not try again when it ends."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _flush_stdout() -> None:
+    """Flush now, where a full disk or a closed pipe can be reported, and keep Python from trying again when it ends."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
+        raise
