@@ -20,18 +20,21 @@ _NAMES = {"float32": FLOAT32, "float16": FLOAT16, "bfloat16": BFLOAT16, "float64
 ITEMSIZES = {FLOAT32: 4, FLOAT16: 2, BFLOAT16: 2, FLOAT64: 8}
 _F32 = np.dtype(np.float32)
 _U8 = np.dtype(np.uint8)
+_U16 = np.dtype(np.uint16)
 _F32_MAX = float(np.finfo(np.float32).max)
 
 
 class Floats(NamedTuple):
     """A user's float array at the boundary: `raw` are its bytes in C order, native byte order and aligned.
 
-    `first` is the flat index of its first element where it is a part of something larger, for messages.
+    `origin` is the array that was passed, which `raw` may be a copy of. `first` is the flat index of the first element
+    where this is a part of something larger, for messages.
     """
 
     raw: NDArray[np.uint8]
     element_type: int
     shape: tuple[int, ...]
+    origin: NDArray[Any]
     first: int = 0
 
     @property
@@ -59,9 +62,10 @@ def floats(values: Any, name: str) -> Floats:
     if array.ndim == 0:
         raise InvalidValueError(f"{name}: must have at least one dimension, got shape ()")
     flags = array.flags
+    origin = array
     if not (flags.c_contiguous and flags.aligned and array.dtype.isnative):
         array = np.require(array, dtype=array.dtype.newbyteorder("="), requirements=["C", "A"])
-    return Floats(array.reshape(-1).view(_U8), element_type, array.shape)
+    return Floats(array.reshape(-1).view(_U8), element_type, array.shape, origin)
 
 
 def _as_float_array(values: Any, name: str) -> tuple[NDArray[Any], int]:
@@ -79,7 +83,7 @@ def _as_float_array(values: Any, name: str) -> tuple[NDArray[Any], int]:
     if element_type is None:
         raise InvalidTypeError(f"{name}: expected float32, float16, bfloat16 or float64, got dtype {array.dtype}")
     if element_type == BFLOAT16:
-        array = array.view(np.uint16)
+        array = array.view(_U16 if array.dtype.isnative else _U16.newbyteorder())
     return array, element_type
 
 
@@ -102,8 +106,8 @@ def _as_array(values: Any, name: str) -> NDArray[Any]:
         raise InvalidTypeError(f"{name}: cannot be read as an array ({type(values).__name__}: {error})") from error
 
 
-def packed(data: Any, name: str, *, alignment: int = 1) -> NDArray[np.uint8]:
-    """Take a uint8 array of quantized bytes (or any bytes-like object), C-contiguous and aligned as asked."""
+def packed(data: Any, name: str) -> NDArray[np.uint8]:
+    """Take a uint8 array of quantized bytes, or any bytes-like object, as it is."""
     if isinstance(data, np.ma.MaskedArray):
         raise InvalidTypeError(f"{name}: masked arrays are not accepted (the mask would be lost)")
     if isinstance(data, (bytes, bytearray)):
@@ -113,8 +117,13 @@ def packed(data: Any, name: str, *, alignment: int = 1) -> NDArray[np.uint8]:
         raise InvalidTypeError(f"{name}: expected uint8, got dtype {array.dtype}")
     if array.ndim == 0:
         raise InvalidValueError(f"{name}: must have at least one dimension, got shape ()")
+    return array
+
+
+def contiguous(array: NDArray[np.uint8], *, alignment: int = 1) -> NDArray[np.uint8]:
+    """The array itself or a copy that is C-contiguous and aligned as asked."""
     if not array.flags.c_contiguous or (alignment > 1 and array.ctypes.data % alignment):
-        array = array.copy(order="C")
+        return array.copy(order="C")
     return array
 
 
@@ -151,9 +160,16 @@ def output(
         raise InvalidValueError(f"{name}: must be C-contiguous, got strides {out.strides}")
     if not flags.aligned or (alignment > 1 and out.ctypes.data % alignment):
         raise InvalidValueError(f"{name}: must be aligned to {max(alignment, dtype.alignment)} bytes")
-    if np.may_share_memory(out, source):
+    if np.may_share_memory(out, source) and _overlaps(out, source):
         raise InvalidValueError(f"{name}: shares memory with the input")
     return out
+
+
+def _overlaps(out: NDArray[Any], source: NDArray[Any]) -> bool:
+    try:
+        return np.shares_memory(out, source, max_work=10_000)  # type: ignore[arg-type]
+    except np.exceptions.TooHardError:
+        return True
 
 
 def bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:
@@ -165,7 +181,7 @@ def float_dtype(dtype: Any, name: str) -> tuple[np.dtype[Any], int]:
     """An output dtype (float32, float16 or bfloat16) and its element type."""
     try:
         wanted = np.dtype(_bfloat16() if isinstance(dtype, str) and dtype == "bfloat16" else dtype)
-    except TypeError as error:
+    except (TypeError, ValueError, SyntaxError) as error:
         raise InvalidTypeError(f"{name}: {dtype!r} is not a dtype") from error
     element_type = _NAMES.get(wanted.name)
     if element_type is None or element_type == FLOAT64:
@@ -193,6 +209,17 @@ def integer(value: Any, name: str, lowest: int, highest: int | None = None) -> i
     if number < lowest or (highest is not None and number > highest):
         raise InvalidValueError(f"{name}: expected {allowed}, got {number}")
     return number
+
+
+def shape(value: Any, name: str = "shape") -> tuple[int, ...]:
+    """A shape of at least one dimension."""
+    try:
+        extents = tuple(value)
+    except TypeError:
+        raise InvalidTypeError(f"{name}: expected a tuple of integers, got {value!r}") from None
+    if not extents:
+        raise InvalidValueError(f"{name}: must have at least one dimension, got ()")
+    return tuple(integer(extent, name, 0) for extent in extents)
 
 
 def refuse_block(values: Floats, name: str, block: int, block_size: int, type_name: str) -> NoReturn:

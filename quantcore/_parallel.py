@@ -56,16 +56,27 @@ def get_num_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run(kernel: Callable[[_kernels.Chunks], None], n_blocks: int, bytes_per_block: int, n_threads: int | None) -> int:
-    """Run `kernel` over `n_blocks` blocks of `bytes_per_block` bytes (the larger side); the first bad block, or -1."""
+def run(
+    kernel: Callable[[_kernels.Chunks], None],
+    n_items: int,
+    item_bytes: int,
+    n_threads: int | None,
+    *,
+    unit: int = 64,
+    goes_on: bool = False,
+) -> int:
+    """Run `kernel` over items of `item_bytes` bytes (the larger side), `unit` or a multiple of it together.
+
+    Returns the first item that the kernel could not take, or -1; those behind it are only done if `goes_on`.
+    """
     if n_threads is not None:
         n_threads = integer(n_threads, "n_threads", 1)
-    chunks = _kernels.Chunks(n_blocks, max(64, CHUNK_BYTES // bytes_per_block // 64 * 64))
-    if n_blocks * bytes_per_block <= INLINE_BYTES:
+    chunks = _kernels.Chunks(n_items, max(unit, CHUNK_BYTES // item_bytes // unit * unit), goes_on)
+    if n_items * item_bytes <= INLINE_BYTES:
         kernel(chunks)
     else:
         n_threads = n_threads or get_num_threads()
-        _run_in_threads(kernel, chunks, min(n_threads, n_blocks * bytes_per_block // CHUNK_BYTES))
+        _run_in_threads(kernel, chunks, min(n_threads, n_items * item_bytes // CHUNK_BYTES))
     return chunks.first_bad
 
 

@@ -75,9 +75,9 @@ class BlockQuantized:
         ValueError
             `shape` is not a shape of whole blocks, or `buffer` has another length than it asks for.
         """
-        shape = tuple(_arrays.integer(n, "shape", 0) for n in shape)
+        shape = _arrays.shape(shape)
         data_shape = cls._data_shape(shape, "shape")
-        data = _arrays.packed(buffer, "buffer").reshape(-1)
+        data = _arrays.contiguous(_arrays.packed(buffer, "buffer")).reshape(-1)
         if data.size != prod(data_shape):
             raise InvalidValueError(
                 f"buffer: {cls.__name__} of shape {shape} takes {prod(data_shape)} bytes, got {data.size}"

@@ -224,7 +224,7 @@ def _type(text: str) -> str:
 @contextlib.contextmanager
 def _progress_bar(options: argparse.Namespace, what: str) -> Iterator[Callable[[int, int], None] | None]:
     """A bar on a terminal's stderr, if tqdm is installed."""
-    if options.no_progress or not sys.stderr.isatty():
+    if options.no_progress or sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     try:

@@ -71,7 +71,7 @@ def quantize(
             f"values: last axis of shape {source.shape} is not a multiple of the {fmt.name} block size {fmt.block_size}"
         )
     shape = (*rows, cols // fmt.block_size * fmt.bytes_per_block)
-    result = _arrays.output(out, shape, _UINT8, source.raw, alignment=fmt.alignment)
+    result = _arrays.output(out, shape, _UINT8, source.origin, alignment=fmt.alignment)
     quantize_blocks(source, fmt, _arrays.bytes_of(result), n_threads)
     return result
 
@@ -142,7 +142,7 @@ def dequantize(
     Q4_0: `x = (code - 8) * d`; Q8_0: `x = code * d`, in float32.
     """
     fmt = supported_format(qtype)
-    source = _arrays.packed(data, "data", alignment=fmt.alignment)
+    source = _arrays.packed(data, "data")
     *rows, n_bytes = source.shape
     if n_bytes % fmt.bytes_per_block:
         raise InvalidValueError(
@@ -152,6 +152,7 @@ def dequantize(
     wanted, element_type = _arrays.float_dtype(dtype, "dtype")
     shape = (*rows, n_bytes // fmt.bytes_per_block * fmt.block_size)
     result = _arrays.output(out, shape, wanted, source)
+    source = _arrays.contiguous(source, alignment=fmt.alignment)
     bad = dequantize_blocks(source, fmt, _arrays.bytes_of(result), element_type, n_threads)
     if bad >= 0 and strict:
         raise InvalidValueError(f"data: block {bad} of {fmt.name} holds a scale or value that is inf or NaN")
@@ -169,6 +170,7 @@ def dequantize_blocks(
         source.size // fmt.bytes_per_block,
         max(fmt.block_size * _arrays.ITEMSIZES[element_type], fmt.bytes_per_block),
         n_threads,
+        goes_on=True,
     )
 
 

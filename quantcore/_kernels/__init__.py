@@ -8,9 +8,31 @@ import importlib
 import os
 
 from quantcore._kernels import _core
-from quantcore._kernels._core import Chunks, block_sizes, dequantize_blocks, quantize_blocks, walk_strings
+from quantcore._kernels._core import (
+    Chunks,
+    block_sizes,
+    dequantize_blocks,
+    dequantize_nibbles,
+    nearest_codes,
+    quantize_blocks,
+    quantize_nibbles,
+    quantize_nibbles_linear,
+    walk_strings,
+)
 
-__all__ = ["LEVEL", "SUPPORTED_LEVELS", "Chunks", "block_sizes", "dequantize_blocks", "quantize_blocks", "walk_strings"]
+__all__ = [
+    "LEVEL",
+    "SUPPORTED_LEVELS",
+    "Chunks",
+    "block_sizes",
+    "dequantize_blocks",
+    "dequantize_nibbles",
+    "nearest_codes",
+    "quantize_blocks",
+    "quantize_nibbles",
+    "quantize_nibbles_linear",
+    "walk_strings",
+]
 
 
 def _supported_levels() -> tuple[str, ...]:

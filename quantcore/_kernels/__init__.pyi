@@ -7,7 +7,7 @@ LEVEL: str
 SUPPORTED_LEVELS: tuple[str, ...]
 
 class Chunks:
-    def __init__(self, total: int, size: int) -> None: ...
+    def __init__(self, total: int, size: int, goes_on: bool = False) -> None: ...
     def cancel(self) -> None: ...
     @property
     def first_bad(self) -> int: ...
@@ -20,3 +20,37 @@ def dequantize_blocks(
     type_id: int, data: NDArray[np.uint8], out: NDArray[np.uint8], dtype: int, chunks: Chunks
 ) -> None: ...
 def walk_strings(buffer: bytes | bytearray, offset: int, n_strings: int) -> tuple[int, int]: ...
+def quantize_nibbles(
+    values: NDArray[np.uint8],
+    dtype: int,
+    block_size: int,
+    quant_type: int,
+    tree: NDArray[np.float32],
+    scales: NDArray[np.float32],
+    out: NDArray[np.uint8],
+    chunks: Chunks,
+) -> None: ...
+def quantize_nibbles_linear(
+    values: NDArray[np.uint8],
+    dtype: int,
+    block_size: int,
+    quant_type: int,
+    tree: NDArray[np.float32],
+    super_block_size: int,
+    scales: NDArray[np.uint8],
+    super_scales: NDArray[np.float32],
+    out: NDArray[np.uint8],
+    chunks: Chunks,
+) -> None: ...
+def dequantize_nibbles(
+    data: NDArray[np.uint8],
+    block_size: int,
+    scales: NDArray[np.float32],
+    table: NDArray[np.float32],
+    out: NDArray[np.uint8],
+    dtype: int,
+    chunks: Chunks,
+) -> None: ...
+def nearest_codes(
+    x: NDArray[np.float32], inverse: float, tree: NDArray[np.float32], out: NDArray[np.uint8]
+) -> None: ...

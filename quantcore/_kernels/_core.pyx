@@ -40,13 +40,15 @@ def block_sizes():
 cdef class Chunks:
     """Items 0 to total, handed out in ascending chunks to any number of threads.
 
-    `first_bad` is the lowest item that a kernel could not take (-1: none). Chunks above it are no longer handed out,
-    all below it have been, so the figure does not depend on the number of threads.
+    `first_bad` is the lowest item that a kernel could not take (-1: none). Chunks above it are no longer handed out
+    unless `goes_on`, all below it have been, so the figure does not depend on the number of threads.
     """
 
     cdef int64_t total, size, position, lowest_bad, is_cancelled
+    cdef bint goes_on
 
-    def __init__(self, int64_t total, int64_t size):
+    def __init__(self, int64_t total, int64_t size, bint goes_on=False):
+        self.goes_on = goes_on
         self.total = total
         self.size = size
         self.position = 0
@@ -64,7 +66,9 @@ cdef class Chunks:
     cdef int64_t take(self) noexcept nogil:
         """The first item of the next chunk, or -1."""
         cdef int64_t start = quantcore_take(&self.position, self.size)
-        if start >= self.total or start > quantcore_read(&self.lowest_bad) or quantcore_read(&self.is_cancelled):
+        if start >= self.total or quantcore_read(&self.is_cancelled):
+            return -1
+        if start > quantcore_read(&self.lowest_bad) and not self.goes_on:
             return -1
         return start
 
@@ -139,3 +143,71 @@ def walk_strings(const uint8_t[::1] buffer, int64_t offset, int64_t n_strings):
         offset += 8 + <int64_t> length
         n += 1
     return n, offset
+
+
+def quantize_nibbles(
+    const uint8_t[::1] values, int dtype, int block_size, int quant_type, const float[::1] tree, float[::1] scales,
+    uint8_t[::1] out, Chunks chunks,
+):
+    """4-bit codes and their scales; `chunks` hand out elements, whole blocks at a time."""
+    cdef int64_t itemsize = size_of(dtype), start
+    if chunks.total == 0:
+        return
+    with nogil:
+        start = chunks.take()
+        while start >= 0:
+            chunks.report(
+                start,
+                TABLE.nibbles_quantize(
+                    &values[0] + start * itemsize, dtype, chunks.count(start), block_size, quant_type, &tree[0],
+                    &scales[0] + start // block_size, &out[0] + start // 2,
+                ),
+            )
+            start = chunks.take()
+
+
+def quantize_nibbles_linear(
+    const uint8_t[::1] values, int dtype, int block_size, int quant_type, const float[::1] tree, int super_block_size,
+    uint8_t[::1] scales, float[::1] super_scales, uint8_t[::1] out, Chunks chunks,
+):
+    """4-bit codes, fitted to uint8 scales; `chunks` hand out elements, whole super-blocks at a time."""
+    cdef int64_t itemsize = size_of(dtype), start
+    if chunks.total == 0:
+        return
+    with nogil:
+        start = chunks.take()
+        while start >= 0:
+            chunks.report(
+                start,
+                TABLE.nibbles_quantize_linear(
+                    &values[0] + start * itemsize, dtype, chunks.count(start), block_size, quant_type, &tree[0],
+                    super_block_size, &scales[0] + start // block_size,
+                    &super_scales[0] + start // (<int64_t> block_size * super_block_size), &out[0] + start // 2,
+                ),
+            )
+            start = chunks.take()
+
+
+def dequantize_nibbles(
+    const uint8_t[::1] data, int block_size, const float[::1] scales, const float[::1] table, uint8_t[::1] out,
+    int dtype, Chunks chunks,
+):
+    """Decode 4-bit codes; `chunks` hand out elements, whole blocks at a time."""
+    cdef int64_t itemsize = size_of(dtype), start
+    if chunks.total == 0:
+        return
+    with nogil:
+        start = chunks.take()
+        while start >= 0:
+            TABLE.nibbles_dequantize(
+                &data[0] + start // 2, chunks.count(start), block_size, &scales[0] + start // block_size, &table[0],
+                &out[0] + start * itemsize, dtype,
+            )
+            start = chunks.take()
+
+
+def nearest_codes(const float[::1] x, float inverse, const float[::1] tree, uint8_t[::1] out):
+    """The nearest of 256 sorted codes to each x * inverse, by the search tree of their midpoints."""
+    if x.shape[0]:
+        with nogil:
+            TABLE.nearest_of_256(&x[0], x.shape[0], inverse, &tree[0], &out[0])

@@ -24,7 +24,7 @@ cdef inline float float_of(uint32_t bits) noexcept nogil:
 
 
 cdef inline uint32_t f16_bits_of(float x) noexcept nogil:
-    """The IEEE half nearest to x, ties to even; inf beyond 65519.99, subnormals kept. NaN is not expected."""
+    """The IEEE half nearest to x, ties to even; inf from 65520 on, subnormals and NaN kept."""
     cdef uint32_t bits = bits_of(x)
     cdef uint32_t magnitude = bits & MAGNITUDE
     # Normal halves: re-bias the exponent by 112 and round away 13 mantissa bits (a carry walks into the exponent).
@@ -33,6 +33,7 @@ cdef inline uint32_t f16_bits_of(float x) noexcept nogil:
     cdef uint32_t subnormal = bits_of(float_of(magnitude) + <float> 0.5) - <uint32_t> 0x3F000000
     cdef uint32_t half = normal if magnitude >= <uint32_t> 0x38800000 else subnormal
     half = <uint32_t> 0x7C00 if magnitude >= <uint32_t> 0x477FF000 else half
+    half = <uint32_t> 0x7E00 if magnitude > <uint32_t> INFINITE else half
     return half | ((bits >> 16) & <uint32_t> 0x8000)
 
 
@@ -48,9 +49,10 @@ cdef inline float f32_of_f16(uint32_t half) noexcept nogil:
 
 
 cdef inline uint32_t bf16_bits_of(float x) noexcept nogil:
-    """The bfloat16 nearest to x, ties to even. NaN is not expected."""
+    """The bfloat16 nearest to x, ties to even; NaN kept."""
     cdef uint32_t bits = bits_of(x)
-    return (bits + <uint32_t> 0x7FFF + ((bits >> 16) & 1)) >> 16
+    cdef uint32_t rounded = (bits + <uint32_t> 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return (bits >> 16) | <uint32_t> 0x40 if (bits & MAGNITUDE) > <uint32_t> INFINITE else rounded
 
 
 cdef inline float f32_of_bf16(uint32_t half) noexcept nogil:

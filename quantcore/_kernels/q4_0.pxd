@@ -53,9 +53,9 @@ cdef inline int64_t q4_0_quantize_tile(const float* x, int64_t n, uint8_t* out) 
         positive = <uint32_t> highest[i]
         negative = lowest[i] & MAGNITUDE if lowest[i] > <uint32_t> MAGNITUDE else 0
         worst = max(worst, max(positive, negative))
-        is_tied |= positive == negative
-        # Division by -8 is exact but for subnormals; a block of zeros has d = -0.0.
-        d[i] = float_of(positive if positive > negative else negative | ~<uint32_t> MAGNITUDE) / <float> -8.0
+        is_tied |= (positive == negative) & (positive != 0)
+        # Division by -8 is exact but for subnormals; +0.0 of a block of zeros gives d = -0.0.
+        d[i] = float_of(positive if positive >= negative else negative | ~<uint32_t> MAGNITUDE) / <float> -8.0
         scale[i] = f16_bits_of(d[i])
         inverse[i] = inverse_of(d[i])
 
@@ -65,9 +65,8 @@ cdef inline int64_t q4_0_quantize_tile(const float* x, int64_t n, uint8_t* out) 
             negative = lowest[i] & MAGNITUDE if lowest[i] > <uint32_t> MAGNITUDE else 0
             if max(positive, negative) >= <uint32_t> Q4_0_LIMIT:
                 return i
-            if positive == negative:
-                v = first_extreme(x + i * Q4_0_BLOCK)
-                d[i] = v / <float> -8.0 if v != 0 else <float> -0.0
+            if positive == negative and positive != 0:
+                d[i] = first_extreme(x + i * Q4_0_BLOCK) / <float> -8.0
                 scale[i] = f16_bits_of(d[i])
                 inverse[i] = inverse_of(d[i])
 

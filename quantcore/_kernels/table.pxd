@@ -16,5 +16,27 @@ ctypedef struct BlockKernels:
 cdef enum:
     N_FORMATS = 5
 
+# 4-bit codes in blocks of block_size elements (blockwise.pxd), the last one may be short. `values` and `data` begin with
+# a block; `tree` is the search tree of the code's midpoints (nibbles.h), `table` its 16 values.
+# quantize: scales are written if they are not given; quantize_linear: uint8 scales in super-blocks, codes fitted to them.
+ctypedef int64_t (*NibblesQuantize)(
+    const uint8_t* values, int dtype, int64_t n, int block_size, int quant_type, const float* tree, float* scales,
+    uint8_t* out,
+) noexcept nogil
+ctypedef int64_t (*NibblesQuantizeLinear)(
+    const uint8_t* values, int dtype, int64_t n, int block_size, int quant_type, const float* tree,
+    int super_block_size, uint8_t* scales, float* super_scales, uint8_t* out,
+) noexcept nogil
+ctypedef void (*NibblesDequantize)(
+    const uint8_t* data, int64_t n, int block_size, const float* scales, const float* table, uint8_t* values,
+    int dtype,
+) noexcept nogil
+# The code of x[i] * inverse among 256 sorted ones, by the search tree of their midpoints.
+ctypedef void (*NearestOf256)(const float* x, int64_t n, float inverse, const float* tree, uint8_t* out) noexcept nogil
+
 ctypedef struct KernelTable:
     BlockKernels formats[N_FORMATS]
+    NibblesQuantize nibbles_quantize
+    NibblesQuantizeLinear nibbles_quantize_linear
+    NibblesDequantize nibbles_dequantize
+    NearestOf256 nearest_of_256

@@ -233,12 +233,14 @@ def _carried_out(
 
 
 def _planned(tensor: SourceTensor, rules: TypeRules, has_output: bool, notices: list[str]) -> PlannedTensor:
-    chosen = rules.target(tensor.name, tensor.shape, has_output=has_output, notice=notices.append)
+    said: list[str] = []
+    chosen = rules.target(tensor.name, tensor.shape, has_output=has_output, notice=said.append)
     if chosen is None:
         return PlannedTensor(tensor, tensor.type)
     if tensor.type.name not in _FLOAT_NAMES and tensor.type.block_size == 1:
         notices.append(f"{tensor.name}: {tensor.type.name} is not a float type: kept")
         return PlannedTensor(tensor, tensor.type)
+    notices += said
     return PlannedTensor(tensor, chosen)
 
 

@@ -141,7 +141,8 @@ def _computed(slab: _Slab, data: NDArray[np.uint8], n_threads: int | None) -> ND
     name = f"tensor {source.name!r}"
     after = slab.after[: _packed_size(target, slab.stop - slab.start)]
     if source.type.name in _ELEMENT_TYPES and target.id in _WITH_KERNELS:
-        floats = _arrays.Floats(data, _ELEMENT_TYPES[source.type.name], (slab.stop - slab.start,), slab.start)
+        shape = (slab.stop - slab.start,)
+        floats = _arrays.Floats(data, _ELEMENT_TYPES[source.type.name], shape, data, slab.start)
         quantize_blocks(floats, target, after, n_threads, name)
         return after
     if source.type == target and source.type.id not in _WITH_KERNELS:
@@ -155,7 +156,7 @@ def _computed(slab: _Slab, data: NDArray[np.uint8], n_threads: int | None) -> ND
         raise InvalidValueError(f"{name}: block {block} of {source.type.name} has a scale that is inf or NaN")
     if source.type == target:
         return data
-    floats = _arrays.Floats(_arrays.bytes_of(decoded), _arrays.FLOAT32, decoded.shape, slab.start)
+    floats = _arrays.Floats(_arrays.bytes_of(decoded), _arrays.FLOAT32, decoded.shape, decoded, slab.start)
     quantize_blocks(floats, target, after, n_threads, name)
     return after
 

@@ -1,0 +1,212 @@
+"""Random cases through the kernels, in buffers of exactly the size they may touch; meant for a sanitized build.
+
+Every buffer is its own malloc'ed block that ends where the data end, so that AddressSanitizer sees one byte too far,
+read or written. Values are of every magnitude with NaN, inf, ties, limits and subnormals mixed in, or random bits;
+blocks to decode are random bytes. --hash FILE gets a hash of all results: the same for one seed at every CPU level.
+
+Usage: python ci/fuzz_kernels.py [--cases 4096] [--seed 0] [--hash FILE] [--short input|output]
+--short gives every input or output one byte less than it needs: a sanitizer that is on must stop the run.
+"""
+
+import argparse
+import ctypes
+import hashlib
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+import quantcore
+from quantcore import _arrays, _kernels
+
+FLOAT_DTYPES = {
+    _arrays.FLOAT32: np.float32,
+    _arrays.FLOAT16: np.float16,
+    _arrays.BFLOAT16: np.uint16,
+    _arrays.FLOAT64: np.float64,
+}
+OUTPUT_TYPES = (_arrays.FLOAT32, _arrays.FLOAT16, _arrays.BFLOAT16)
+SIZES = _kernels.block_sizes()
+# Around a tile (64 blocks of 32 elements, or 2048 single elements), and around what fits no vector.
+BLOCK_COUNTS = {32: (0, 1, 2, 3, 63, 64, 65, 127, 128, 129, 200), 1: (0, 1, 2, 3, 7, 31, 33, 2047, 2048, 2049, 5000)}
+# Limits of the formats and of the floats, and values whose scale under- or overflows.
+SPECIAL = (0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 1.17e-38, 2e-38, 65504.0, 65520.0, 524128.0, 524160.0, -524160.0,
+           8321039.0, 8321040.0, 3.4e38, -3.4e38, 3.5e38, 1e300, np.inf, -np.inf, np.nan)  # fmt: skip
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes = [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+
+
+def heap(size: int, lead: int = 0) -> NDArray[np.uint8]:
+    """`size` bytes that end where a block of malloc ends, `lead` bytes from its start."""
+    address = libc.malloc(size + lead)
+    block = (ctypes.c_uint8 * size).from_address(address + lead)
+    weakref.finalize(block, libc.free, address)
+    array = np.frombuffer(block, np.uint8)
+    array[:] = 0xA5
+    return array
+
+
+def random_values(rng: np.random.Generator, size: int, element_type: int) -> NDArray[np.generic]:
+    dtype = np.dtype(FLOAT_DTYPES[element_type])
+    kind = rng.integers(4)
+    if kind == 0:
+        return rng.integers(0, 256, size * dtype.itemsize, np.uint8).view(dtype)
+    exponent = rng.uniform(-46, 7) if kind == 1 else rng.uniform(-3, 3)
+    with np.errstate(over="ignore", under="ignore"):
+        values = rng.standard_normal(size) * 10.0**exponent
+        if kind == 3 and size:
+            values[rng.integers(0, size, rng.integers(1, 4))] = rng.choice(SPECIAL, 1)
+        if rng.random() < 0.2:
+            values = np.round(values)  # ties
+        if element_type == _arrays.BFLOAT16:
+            return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+        return values.astype(dtype)
+
+
+def in_chunks(rng: np.random.Generator, n_blocks: int, kernel: Callable[[_kernels.Chunks], None]) -> int:
+    """Run a kernel over chunks of a random size in up to three threads; the first bad block, or -1."""
+    chunks = _kernels.Chunks(n_blocks, int(rng.integers(1, max(2, n_blocks + 2))))
+    threads = [threading.Thread(target=kernel, args=(chunks,)) for _ in range(rng.integers(3))]
+    for thread in threads:
+        thread.start()
+    kernel(chunks)
+    for thread in threads:
+        thread.join()
+    return chunks.first_bad
+
+
+class Fuzzer:
+    """Cases from one seed; `hash` and `counts` sum up what came out. `short`: whose last byte is missing, if any."""
+
+    def __init__(self, seed: int, short: str | None) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.short = short
+        self.hash = hashlib.sha256()
+        self.counts: Counter[str] = Counter()
+
+    def n_blocks(self, block_size: int) -> int:
+        if self.rng.random() < 0.5:
+            return int(self.rng.choice(BLOCK_COUNTS[block_size]))
+        return int(self.rng.integers(0, 2 * max(BLOCK_COUNTS[block_size])))
+
+    def input(self, array: NDArray[np.generic], alignment: int) -> NDArray[np.uint8]:
+        data = array.reshape(-1).view(np.uint8)
+        copy = heap(max(0, data.size - (self.short == "input")), self.lead(alignment))
+        copy[:] = data[: copy.size]
+        return copy
+
+    def output(self, size: int, alignment: int) -> NDArray[np.uint8]:
+        return heap(max(0, size - (self.short == "output")), self.lead(alignment))
+
+    def lead(self, alignment: int) -> int:
+        return alignment * int(self.rng.integers(0, 16))
+
+    def quantize(self, type_id: int) -> None:
+        """Straight to the kernel: any bits, any chunks, any number of threads."""
+        rng = self.rng
+        block_size, bytes_per_block = SIZES[type_id]
+        n = self.n_blocks(block_size)
+        element_type = int(rng.choice(list(FLOAT_DTYPES)))
+        itemsize = _arrays.ITEMSIZES[element_type]
+        raw = self.input(random_values(rng, n * block_size, element_type), itemsize)
+        before = raw.tobytes()
+        outs = [self.output(n * bytes_per_block, bytes_per_block if block_size == 1 else 1) for _ in "12"]
+        bad = {
+            in_chunks(rng, n, lambda c, o=out: _kernels.quantize_blocks(type_id, raw, element_type, o, c))
+            for out in outs
+        }
+        assert raw.tobytes() == before, "the input was written to"
+        assert len(bad) == 1, f"the first bad block depends on the chunks: {bad}"
+        self.record("refused" if bad != {-1} else "quantized", bad, *(outs if bad == {-1} else ()))
+
+    def dequantize(self, type_id: int) -> None:
+        rng = self.rng
+        block_size, bytes_per_block = SIZES[type_id]
+        n = self.n_blocks(block_size)
+        blocks = rng.integers(0, 256, n * bytes_per_block, np.uint8)
+        if rng.random() < 0.7 and block_size > 1:
+            blocks[1::bytes_per_block] &= 0xBB  # no fp16 scale is inf or NaN, so that whole arrays decode
+        data = self.input(blocks, bytes_per_block if block_size == 1 else 1)
+        element_type = int(rng.choice(OUTPUT_TYPES))
+        itemsize = _arrays.ITEMSIZES[element_type]
+        outs = [self.output(n * block_size * itemsize, itemsize) for _ in "12"]
+        bad = {
+            in_chunks(rng, n, lambda c, o=out: _kernels.dequantize_blocks(type_id, data, o, element_type, c))
+            for out in outs
+        }
+        assert len(bad) == 1, f"the first bad block depends on the chunks: {bad}"
+        self.record("not finite" if bad != {-1} else "dequantized", bad, *(outs if bad == {-1} else ()))
+
+    def public(self, type_id: int) -> None:
+        """The way a user goes: rows, out=, errors; what was taken must come back."""
+        rng = self.rng
+        block_size, bytes_per_block = SIZES[type_id]
+        shape = (int(rng.integers(0, 5)), int(rng.integers(0, 5)) * block_size * int(rng.integers(1, 30)))
+        element_type = int(rng.choice([_arrays.FLOAT32, _arrays.FLOAT16, _arrays.FLOAT64]))
+        dtype = np.dtype(FLOAT_DTYPES[element_type])
+        raw = heap(shape[0] * shape[1] * dtype.itemsize, self.lead(dtype.itemsize))
+        values = raw.view(dtype).reshape(shape)
+        values[:] = random_values(rng, values.size, element_type).reshape(shape)
+        packed_shape = (shape[0], shape[1] // block_size * bytes_per_block)
+        alignment = bytes_per_block if block_size == 1 else 1
+        packed = heap(packed_shape[0] * packed_shape[1], self.lead(alignment)).reshape(packed_shape)
+        restored = heap(values.size * 4, self.lead(4)).view(np.float32).reshape(shape)
+        try:
+            quantcore.quantize(values, type_id, out=packed)
+        except quantcore.InvalidValueError:
+            assert values.size
+            self.record("refused", {-1})
+            return
+        quantcore.dequantize(packed, type_id, out=restored)
+        assert np.isfinite(restored).all()
+        self.record("round trip", {-1}, packed.reshape(-1), restored.reshape(-1).view(np.uint8))
+
+    def walk_strings(self) -> None:
+        """Strings in a buffer that ends anywhere, with lengths of which some lie."""
+        rng = self.rng
+        lengths = np.where(rng.random(50) < 0.95, rng.integers(0, 40, 50), rng.integers(0, 2**63, 50, np.uint64) * 2)
+        data = b"".join(int(n).to_bytes(8, "little") + bytes(min(int(n), 40)) for n in lengths)
+        buffer = heap(int(rng.integers(0, len(data) + 1)), self.lead(1))
+        buffer[:] = np.frombuffer(data, np.uint8)[: buffer.size]
+        offset = int(rng.choice((0, rng.integers(0, buffer.size + 1))))
+        n_walked, end = _kernels.walk_strings(buffer, offset, int(rng.choice((0, 10, 2**62))))
+        assert offset + 8 * n_walked <= end <= buffer.size
+        self.record("walked", {n_walked, end})
+
+    def record(self, outcome: str, bad: set[int], *results: NDArray[np.uint8]) -> None:
+        self.counts[outcome] += 1
+        self.hash.update(f"{outcome} {bad}".encode())
+        for result in results:
+            assert result.tobytes() == results[0].tobytes() or outcome == "round trip", "runs differ"
+            self.hash.update(result.tobytes())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", type=int, default=4096)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--hash", type=Path, metavar="FILE")
+    parser.add_argument("--short", choices=("input", "output"))
+    options = parser.parse_args()
+    fuzzer = Fuzzer(options.seed, options.short)
+    ways = (fuzzer.quantize, fuzzer.dequantize, fuzzer.public)
+    type_ids = sorted(SIZES, key=lambda i: -SIZES[i][0])  # block formats first: the vectorised loops
+    for case in range(options.cases):
+        if case % 16 == 15:
+            fuzzer.walk_strings()
+        ways[case % len(ways)](type_ids[case // len(ways) % len(type_ids)])
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(fuzzer.counts.items()))
+    print(f"{options.cases} cases at {quantcore.isa()}: {outcomes}")
+    if options.hash is not None:
+        options.hash.write_text(fuzzer.hash.hexdigest() + "\n")
+
+
+if __name__ == "__main__":
+    main()

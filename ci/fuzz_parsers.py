@@ -1,0 +1,143 @@
+"""Coverage-guided fuzzing (atheris) of the two readers of untrusted files, started from the tests' catalogues.
+
+Whatever the bytes: a reader either raises `FileFormatError` with one printable line, or gives tensors that lie inside
+the file, values that decode, and a text that drives no terminal. What our safetensors reader takes, the safetensors
+library takes too; what the GGUF reader takes can be quantized, or is refused with one of our errors.
+
+Usage: python -m ci.fuzz_parsers [--runs 60000] [--seconds 150] [--corpus FOLDER] [gguf safetensors]
+One process per reader. Needs atheris, the test dependencies and an installed quantcore. Exit 0: no finding.
+"""
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import atheris
+from safetensors import deserialize
+
+from tests import hostile_gguf, hostile_safetensors
+
+IS_FUZZING = sys.argv[1:2] == ["--inside"]  # a child, that runs one reader; the parent only starts them and reports
+
+with atheris.instrument_imports(include=["quantcore"]) if IS_FUZZING else contextlib.nullcontext():
+    from quantcore.errors import FileFormatError, QuantcoreError
+    from quantcore.gguf import quantize_model
+    from quantcore.gguf.reader import GGUFReader
+    from quantcore.inspection import described, shown
+    from quantcore.safetensors import SafetensorsReader
+
+ROUND_TRIP_EVERY = 8  # quantizing a whole file takes far longer than reading it
+
+
+def check_gguf(path: str, data: bytes) -> None:
+    with GGUFReader(path) as reader:
+        for tensor in reader.tensors:
+            buffer = bytearray(tensor.nbytes)
+            reader.read_into(tensor, 0, buffer)
+            assert buffer == data[tensor.offset : tensor.offset + tensor.nbytes]
+        for kv in reader.kvs:
+            reader.value(kv.key)
+    check_text(path)
+    if sum(data) % ROUND_TRIP_EVERY == 0:
+        target = Path(tempfile.gettempdir(), "quantized.gguf")
+        try:
+            quantize_model(path, target, "Q8_0", force=True, n_threads=1)
+        except QuantcoreError as error:
+            assert str(error).isprintable(), error
+        else:
+            GGUFReader(target).close()
+
+
+def check_safetensors(path: str, data: bytes) -> None:
+    with SafetensorsReader(path) as reader:
+        for tensor in reader.tensors:
+            buffer = bytearray(tensor.nbytes)
+            reader.read_into(tensor, 0, buffer)
+            assert buffer == data[tensor.offset : tensor.offset + tensor.nbytes]
+        ours = {t.name: t.shape for t in reader.tensors}
+    assert ours == {name: tuple(entry["shape"]) for name, entry in deserialize(data)}
+    check_text(path)
+
+
+def check_text(path: str) -> None:
+    for line in shown(described(path)).split("\n"):
+        assert line.isprintable(), line
+
+
+CHECKS: dict[str, Callable[[str, bytes], None]] = {"gguf": check_gguf, "safetensors": check_safetensors}
+SEEDS = {
+    "gguf": [*hostile_gguf.VALID.values(), *hostile_gguf.MALFORMED.values()],
+    "safetensors": [*hostile_safetensors.VALID.values(), *hostile_safetensors.MALFORMED.values()],
+}
+LONGEST_SEED = 1 << 14
+
+
+def fuzz(parser: str, arguments: list[str]) -> None:
+    """Run libFuzzer in this process; does not return."""
+    check = CHECKS[parser]
+    descriptor = os.memfd_create(parser)  # a regular file that no disk has to keep up with
+    path = f"/proc/self/fd/{descriptor}"
+
+    def one(data: bytes) -> None:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, data, 0)
+        try:
+            check(path, data)
+        except FileFormatError as error:
+            assert str(error).isprintable(), error
+
+    atheris.Setup([sys.argv[0], *arguments], one)
+    atheris.Fuzz()
+
+
+def run(parser: str, options: argparse.Namespace, folder: Path) -> subprocess.Popen[bytes]:
+    """Start a process that fuzzes one reader; its finds go to `folder`."""
+    for name in ("seeds", "corpus", "findings", "temporary"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for i, seed in enumerate(SEEDS[parser]):
+        if len(seed) <= LONGEST_SEED:
+            (folder / "seeds" / f"{i:04}").write_bytes(seed)
+    limits = [f"-runs={options.runs}", f"-max_total_time={options.seconds}", "-timeout=10", "-rss_limit_mb=1024"]
+    limits += ["-max_len=16384", "-print_final_stats=1"]
+    corpora = [str(folder / "corpus"), str(folder / "seeds")]
+    command = [sys.executable, "-m", "ci.fuzz_parsers", "--inside", parser, *limits]
+    with (folder / "log").open("wb") as log:
+        return subprocess.Popen(
+            [*command, f"-artifact_prefix={folder}/findings/", *corpora],
+            env=os.environ | {"TMPDIR": str(folder / "temporary")},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("readers", nargs="*", default=list(CHECKS), metavar="READER", help=", ".join(CHECKS))
+    parser.add_argument("--runs", type=int, default=60_000, help="executions a reader")
+    parser.add_argument("--seconds", type=int, default=150, help="at most this long")
+    parser.add_argument("--corpus", type=Path, help="folder for seeds, corpora and findings, kept (default: temporary)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (options.corpus or Path(temporary)).resolve()
+        processes = {name: run(name, options, folder / name) for name in options.readers}
+        failed = []
+        for name, process in processes.items():
+            status = process.wait()
+            log = (folder / name / "log").read_text(errors="replace")
+            executed = next((s.split()[-1] for s in log.split("\n") if "number_of_executed_units" in s), "no")
+            print(f"{name}: {executed} executions, {'0 findings' if status == 0 else f'exit status {status}'}")
+            if status:
+                print(log[-5000:])
+                failed.append(name)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    if IS_FUZZING:
+        fuzz(sys.argv[2], sys.argv[3:])
+    sys.exit(main())

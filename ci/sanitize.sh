@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# The kernels under AddressSanitizer and UndefinedBehaviorSanitizer at every CPU level, under ThreadSanitizer, and built
+# with bounds checks. Every sanitizer is first shown a fault that it must find. Needs gcc, setarch (util-linux).
+source "$(dirname "$0")/common.sh"
+
+CASES=${CASES:-4096}
+TESTS=(tests/test_formats.py tests/test_arrays.py tests/test_block_records.py tests/test_golden.py tests/test_parallel.py)
+
+copy_tests "$WORK/run"
+"$PYTHON" -m venv "$WORK/venv"
+python="$WORK/venv/bin/python"
+install_test_dependencies "$python"
+
+# build NAME: the package compiled with $CFLAGS into a folder of its own.
+build() {
+    copy_sources "$WORK/src-$1"
+    "$python" -m pip install --no-deps --target "$WORK/$1" "$WORK/src-$1"
+}
+
+# must_report WORDS COMMAND...: the command has to fail and say so.
+must_report() {
+    local words=$1
+    shift
+    if "$@" >"$WORK/report" 2>&1; then
+        fail "this should have been reported: $*"
+    fi
+    grep -q "$words" "$WORK/report" || { cat "$WORK/report"; fail "no '$words' from: $*"; }
+}
+
+export CFLAGS LDFLAGS
+cd "$WORK/run"
+
+echo "AddressSanitizer, UndefinedBehaviorSanitizer"
+sanitizers=address,undefined,float-cast-overflow
+CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=$sanitizers -fno-sanitize-recover=undefined -ffp-contract=off"
+build asan
+grep -q __ubsan_handle_float_cast_overflow "$WORK"/asan/quantcore/_kernels/_baseline*.so || fail "no UBSAN in the build"
+asan() {
+    env LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libstdc++.so)" \
+        ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+        PYTHONMALLOC=malloc PYTHONPATH="$WORK/asan" "$python" "$@"
+}
+levels=$(asan -c 'from quantcore import _kernels; print(*_kernels.SUPPORTED_LEVELS)')
+must_report heap-buffer-overflow asan ci/fuzz_kernels.py --short input
+must_report heap-buffer-overflow asan ci/fuzz_kernels.py --short output
+at_level() {
+    export QUANTCORE_ISA=$1
+    asan ci/fuzz_kernels.py --cases "$CASES" --hash "$WORK/hash-$1"
+    asan ci/race.py changing
+    asan -m pytest -q -p no:cacheprovider "${TESTS[@]}"
+}
+declare -A running=()
+for level in $levels; do
+    at_level "$level" >"$WORK/log-$level" 2>&1 &
+    running[$level]=$!
+done
+for level in $levels; do
+    status=0
+    wait "${running[$level]}" || status=$?
+    cat "$WORK/log-$level"
+    [ "$status" = 0 ] || fail "AddressSanitizer at $level: exit status $status"
+done
+[ "$(cat "$WORK"/hash-* | sort -u | wc -l)" = 1 ] || fail "the CPU levels differ"
+
+echo "ThreadSanitizer"
+CFLAGS="-O1 -g -fsanitize=thread"
+build tsan
+tsan() {
+    setarch -R env LD_PRELOAD="$(gcc -print-file-name=libtsan.so)" PYTHONPATH="$WORK/tsan" \
+        TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1 "$python" "$@"
+}
+must_report 'ThreadSanitizer: data race' tsan ci/race.py clash
+tsan ci/race.py shared
+tsan ci/race.py changing
+
+echo "Bounds checks"
+CFLAGS=
+QUANTCORE_DEBUG_BUILD=1 build debug
+PYTHONPATH="$WORK/debug" "$python" -m pytest -q -p no:cacheprovider tests/test_formats.py tests/test_hostile_files.py

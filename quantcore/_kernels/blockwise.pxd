@@ -1,0 +1,72 @@
+# blockwise.pxd: 4-bit codes in blocks of 32 to 4096 elements with a float32 scale each, two to a byte, the first high.
+# int4: two's complement, x = code * scale, scale = absmax / 7. NF4, FP4: x = table[code] * absmax.
+from libc.math cimport rintf
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.string cimport memset
+
+from quantcore._kernels.bits cimport MAGNITUDE, bits_of, float_of
+
+cdef extern from "nibbles.h":
+    void quantcore_search32(const float* x, float inverse, const float* tree, int is_fp4, uint8_t* out) noexcept nogil
+    void quantcore_lookup32(const uint8_t* data, float scale, const float* table, float* y) noexcept nogil
+
+cdef enum QuantType:
+    INT4 = 0
+    FP4 = 1
+    NF4 = 2
+
+cdef enum:
+    GROUP = 32  # elements that are searched together
+    GROUP_BYTES = 16
+    NIBBLE_TILE = 4096  # elements: the largest block; 16 KiB of float32
+
+
+cdef inline uint32_t absmax_bits(const float* x, int64_t n) noexcept nogil:
+    """The bits of the largest magnitude; NaN and inf come out at INFINITE or above."""
+    cdef int64_t j
+    cdef uint32_t largest = 0
+    for j in range(n):
+        largest = max(largest, bits_of(x[j]) & MAGNITUDE)
+    return largest
+
+
+cdef inline void int4_code32(const float* x, float scale, uint8_t* out) noexcept nogil:
+    """32 codes clip(rint(x / scale), -7, 7); the clamp on the floats keeps the cast defined, NaN included."""
+    cdef int32_t code[GROUP]
+    cdef int j
+    cdef float v
+    for j in range(GROUP):
+        v = x[j] / scale
+        v = float_of(min(bits_of(v) & MAGNITUDE, <uint32_t> 0x40E00000) | (bits_of(v) & ~<uint32_t> MAGNITUDE))
+        code[j] = <int32_t> rintf(v) & 15
+    for j in range(GROUP_BYTES):
+        out[j] = <uint8_t> (code[2 * j] << 4 | code[2 * j + 1])
+
+
+cdef inline void code_block(
+    const float* x, int64_t n, float scale, int quant_type, const float* tree, uint8_t* out
+) noexcept nogil:
+    """Code n elements (a multiple of 32) of one block against its scale (for NF4 and FP4 the absmax)."""
+    cdef int64_t j
+    cdef float inverse
+    if quant_type == INT4 and scale == 0:
+        memset(out, 0, n // 2)  # all values are 0, or too small to have a scale
+    elif quant_type == INT4:
+        for j in range(n // GROUP):
+            int4_code32(x + GROUP * j, scale, out + GROUP_BYTES * j)
+    else:
+        # 1e-38 keeps the inverse finite; the codes of a block of zeros are those of 0.
+        inverse = <float> 1.0 / max(scale, <float> 1e-38)
+        if quant_type == FP4:
+            for j in range(n // GROUP):
+                quantcore_search32(x + GROUP * j, inverse, tree, 1, out + GROUP_BYTES * j)
+        else:
+            for j in range(n // GROUP):
+                quantcore_search32(x + GROUP * j, inverse, tree, 0, out + GROUP_BYTES * j)
+
+
+cdef inline void decode_block(const uint8_t* data, int64_t n, float scale, const float* table, float* y) noexcept nogil:
+    """Decode n elements (a multiple of 32) of one block."""
+    cdef int64_t j
+    for j in range(n // GROUP):
+        quantcore_lookup32(data + GROUP_BYTES * j, scale, table, y + GROUP * j)

@@ -1,0 +1,286 @@
+"""4-bit block-wise quantization for QLoRA: int4, NF4 and FP4, with single and double quantization.
+
+Blocks run over the flattened tensor, the last one may be short. NF4 and FP4 give the bytes of bitsandbytes; how records
+become its checkpoints is in `bitsandbytes_layout`.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from quantcore import _arrays, _kernels, _parallel
+from quantcore.blockwise_records import DoubleQuantized4Bit, Quantized4Bit, check_block_size
+from quantcore.codebooks import CODEBOOKS, Codebook, dynamic_map, midpoint_tree
+from quantcore.errors import InvalidTypeError, InvalidValueError
+
+__all__ = [
+    "BLOCK_SIZE",
+    "DOUBLE_QUANT_BLOCK_SIZE",
+    "dequantize_4bit",
+    "dequantize_4bit_double",
+    "quantize_4bit",
+    "quantize_4bit_double",
+]
+
+BLOCK_SIZE = 64
+"""Elements that share a scale."""
+
+DOUBLE_QUANT_BLOCK_SIZE = 256
+"""Scales that share a super-scale."""
+
+
+def quantize_4bit(
+    values: Any, *, block_size: int = BLOCK_SIZE, quant_type: str = "int4", n_threads: int | None = None
+) -> Quantized4Bit:
+    """Quantize to 4 bits with one float32 scale a block.
+
+    Parameters
+    ----------
+    values : array_like
+        float32, float16, bfloat16 or float64, finite, of any shape with at least one dimension.
+    block_size : int, default 64
+        A power of two from 32 to 4096.
+    quant_type : {"int4", "nf4", "fp4"}
+        The code.
+    n_threads : int, optional
+        Threads to use; None: `get_num_threads()`. The result does not depend on it.
+
+    Returns
+    -------
+    Quantized4Bit
+
+    Raises
+    ------
+    ValueError
+        `values` holds NaN or inf, or has no dimension; `block_size` or `quant_type` is not one of the allowed.
+    TypeError
+        `values` is not a float array; `block_size` is not an integer.
+
+    Notes
+    -----
+    int4: `scale = absmax / 7`, code `clip(rint(x / scale), -7, 7)`, so that |x - x̂| <= scale / 2.
+    NF4, FP4: the scale is absmax, and `x * (1 / absmax)` in float32 gets the nearest value of the code's table, the
+    lower one of two. Codes, scales and packed bytes are those of bitsandbytes' `quantize_4bit`, but for a short last
+    block, which its CPU path divides by absmax; here it is multiplied like all others, as its GPU kernel does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> quantize_4bit(np.linspace(-1, 1, 128, dtype=np.float32), quant_type="nf4")
+    Quantized4Bit(shape=(128,), quant_type='nf4', block_size=64, num_blocks=2, memory_bytes=72)
+    """
+    codebook = _codebook(quant_type)
+    block_size = check_block_size(block_size, "block_size")
+    source = _arrays.floats(values, "values")
+    scales = np.empty(-(-source.size // block_size), np.float32)
+    data = np.empty((source.size + 1) // 2, np.uint8)
+    tree = codebook.tree
+    bad = _parallel.run(
+        lambda chunks: _kernels.quantize_nibbles(
+            source.raw, source.element_type, block_size, codebook.id, tree, scales, data, chunks
+        ),
+        source.size,
+        source.itemsize,
+        n_threads,
+        unit=_unit(block_size),
+    )
+    if bad >= 0:
+        _arrays.refuse_block(source, "values", bad // block_size, block_size, codebook.name)
+    return Quantized4Bit(scales, data, source.shape, block_size, quant_type)
+
+
+def dequantize_4bit(
+    q: Quantized4Bit, *, dtype: DTypeLike = np.float32, n_threads: int | None = None, out: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """Decode a `Quantized4Bit`: `table[code] * scale` in float32.
+
+    Parameters
+    ----------
+    q : Quantized4Bit
+        What `quantize_4bit` returned.
+    dtype : dtype, default float32
+        float32, float16 or bfloat16, rounded to nearest even from float32.
+    n_threads : int, optional
+        Threads to use; None: `get_num_threads()`.
+    out : ndarray of `dtype` and of the original shape, optional
+        Where to write the result.
+
+    Returns
+    -------
+    ndarray of `dtype`, of the original shape
+
+    Raises
+    ------
+    ValueError
+        `out` does not fit.
+    TypeError
+        `q` is something else, or `dtype` is not one of the three.
+    """
+    if not isinstance(q, Quantized4Bit):
+        raise InvalidTypeError(f"q: expected a Quantized4Bit, got {type(q).__name__}")
+    return _decoded(q.data, q.scales, q.shape, q.block_size, q.quant_type, dtype, n_threads, out)
+
+
+def quantize_4bit_double(
+    values: Any,
+    *,
+    block_size: int = BLOCK_SIZE,
+    quant_type: str = "int4",
+    super_block_size: int = DOUBLE_QUANT_BLOCK_SIZE,
+    scale_code: str = "linear",
+    n_threads: int | None = None,
+) -> DoubleQuantized4Bit:
+    """Quantize to 4 bits and the scales of the blocks to 8 bits.
+
+    Parameters
+    ----------
+    values, block_size, quant_type, n_threads
+        As for `quantize_4bit`.
+    super_block_size : int, default 256
+        Blocks whose scales share a super-scale, a power of two from 32 to 4096; 256 for "dynamic".
+    scale_code : {"linear", "dynamic"}
+        "linear": uint8 steps of the largest scale of the super-block; a block that is not zeros keeps a scale that is
+        not zero, and the 4-bit codes are fitted to the scales as they will be decoded. "dynamic": bitsandbytes' nested
+        statistics (`compress_statistics=True`).
+
+    Returns
+    -------
+    DoubleQuantized4Bit
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `quantize_4bit`.
+
+    Notes
+    -----
+    "linear": `super_scale = max(scales) / 255`, code `max(1, rint(scale / super_scale))`, offset 0.
+    "dynamic": `offset = mean(scales)`, `super_scale = max|scales - offset|` of 256 blocks, code the nearest value of
+    the dynamic map to `(scales - offset) * (1 / super_scale)`; 4-bit codes as `quantize_4bit`'s. bitsandbytes' CPU path
+    looks codes up in a table of 65,536 entries and is off by one code for about 0.2 % of them; these are the nearest.
+    """
+    codebook = _codebook(quant_type)
+    block_size = check_block_size(block_size, "block_size")
+    super_block_size = check_block_size(super_block_size, "super_block_size")
+    if scale_code == "dynamic":
+        if super_block_size != DOUBLE_QUANT_BLOCK_SIZE:
+            raise InvalidValueError(
+                f"super_block_size: must be {DOUBLE_QUANT_BLOCK_SIZE} for 'dynamic' scales, got {super_block_size}"
+            )
+        q = quantize_4bit(values, block_size=block_size, quant_type=quant_type, n_threads=n_threads)
+        return DoubleQuantized4Bit(
+            *_dynamic_scales(q.scales), q.data, q.shape, block_size, quant_type, super_block_size, scale_code
+        )
+    if scale_code != "linear":
+        raise InvalidValueError(f"scale_code: expected 'linear' or 'dynamic', got {scale_code!r}")
+    source = _arrays.floats(values, "values")
+    scales = np.empty(-(-source.size // block_size), np.uint8)
+    super_scales = np.empty(-(-scales.size // super_block_size), np.float32)
+    data = np.empty((source.size + 1) // 2, np.uint8)
+    tree = codebook.tree
+    bad = _parallel.run(
+        lambda chunks: _kernels.quantize_nibbles_linear(
+            source.raw,
+            source.element_type,
+            block_size,
+            codebook.id,
+            tree,
+            super_block_size,
+            scales,
+            super_scales,
+            data,
+            chunks,
+        ),
+        source.size,
+        source.itemsize,
+        n_threads,
+        unit=block_size * super_block_size,
+    )
+    if bad >= 0:
+        _arrays.refuse_block(source, "values", bad // block_size, block_size, codebook.name)
+    return DoubleQuantized4Bit(
+        scales, super_scales, 0.0, data, source.shape, block_size, quant_type, super_block_size, scale_code
+    )
+
+
+def dequantize_4bit_double(
+    q: DoubleQuantized4Bit,
+    *,
+    dtype: DTypeLike = np.float32,
+    n_threads: int | None = None,
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """Decode a `DoubleQuantized4Bit`: its scales, then `table[code] * scale` in float32.
+
+    Parameters
+    ----------
+    q : DoubleQuantized4Bit
+        What `quantize_4bit_double` returned.
+    dtype, n_threads, out
+        As for `dequantize_4bit`.
+
+    Returns
+    -------
+    ndarray of `dtype`, of the original shape
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `dequantize_4bit`.
+    """
+    if not isinstance(q, DoubleQuantized4Bit):
+        raise InvalidTypeError(f"q: expected a DoubleQuantized4Bit, got {type(q).__name__}")
+    return _decoded(q.data, q.decoded_scales(), q.shape, q.block_size, q.quant_type, dtype, n_threads, out)
+
+
+def _decoded(
+    data: NDArray[np.uint8],
+    scales: NDArray[np.float32],
+    shape: tuple[int, ...],
+    block_size: int,
+    quant_type: str,
+    dtype: DTypeLike,
+    n_threads: int | None,
+    out: NDArray[Any] | None,
+) -> NDArray[Any]:
+    wanted, element_type = _arrays.float_dtype(dtype, "dtype")
+    result = _arrays.output(out, shape, wanted, data)
+    flat = _arrays.bytes_of(result)
+    table = CODEBOOKS[quant_type].table
+    _parallel.run(
+        lambda chunks: _kernels.dequantize_nibbles(data, block_size, scales, table, flat, element_type, chunks),
+        result.size,
+        result.itemsize,
+        n_threads,
+        unit=_unit(block_size),
+    )
+    return result
+
+
+def _dynamic_scales(scales: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32], float]:
+    """bitsandbytes' nested statistics: codes of the dynamic map, absmax of each 256, the mean that was taken off."""
+    codes = np.empty(scales.size, np.uint8)
+    if not scales.size:
+        return codes, np.empty(0, np.float32), 0.0
+    offset = np.float32(scales.mean(dtype=np.float64))
+    centred = scales - offset
+    starts = range(0, scales.size, DOUBLE_QUANT_BLOCK_SIZE)
+    super_scales = np.maximum.reduceat(np.abs(centred), list(starts))
+    tree = midpoint_tree(dynamic_map())
+    inverses = np.float32(1) / np.maximum(super_scales, np.float32(1e-38))
+    for start, inverse in zip(starts, inverses, strict=True):
+        part = slice(start, start + DOUBLE_QUANT_BLOCK_SIZE)
+        _kernels.nearest_codes(centred[part], float(inverse), tree, codes[part])
+    return codes, super_scales, float(offset)
+
+
+def _unit(block_size: int) -> int:
+    """Elements that are handed out together: whole blocks, at least 4096 elements."""
+    return max(block_size, 4096)
+
+
+def _codebook(quant_type: Any) -> Codebook:
+    if not isinstance(quant_type, str) or quant_type not in CODEBOOKS:
+        raise InvalidValueError(f"quant_type: expected one of {', '.join(CODEBOOKS)}, got {quant_type!r}")
+    return CODEBOOKS[quant_type]

@@ -1,0 +1,192 @@
+"""The results of 4-bit block-wise quantization: frozen, comparable, picklable, and checked once when they are made."""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcore import _arrays
+from quantcore.codebooks import CODEBOOKS, dynamic_map
+from quantcore.errors import InvalidTypeError, InvalidValueError
+
+__all__ = ["DoubleQuantized4Bit", "Quantized4Bit"]
+
+SMALLEST_BLOCK, LARGEST_BLOCK = 32, 4096
+
+
+class _FourBit:
+    """What both records have in common."""
+
+    data: NDArray[np.uint8]
+    shape: tuple[int, ...]
+    block_size: int
+    quant_type: str
+
+    _arrays_compared: tuple[str, ...]
+    _values_compared: tuple[str, ...]
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks, a short last one included."""
+        return -(-len(self) // self.block_size)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the codes and of all scales."""
+        return sum(getattr(self, name).nbytes for name in self._arrays_compared)
+
+    @property
+    def compression_ratio(self) -> float:
+        """Bytes as float32 over `memory_bytes`; 1.0 for an empty tensor."""
+        return 4 * len(self) / self.memory_bytes if len(self) else 1.0
+
+    def __len__(self) -> int:
+        """Elements of the original tensor."""
+        return prod(self.shape)
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in self._values_compared) and all(
+            np.array_equal(getattr(self, name), getattr(other, name)) for name in self._arrays_compared
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(shape={self.shape}, quant_type={self.quant_type!r}, block_size={self.block_size}, "
+            f"num_blocks={self.num_blocks}, memory_bytes={self.memory_bytes})"
+        )
+
+    def _check_codes(self) -> None:
+        """The fields that both records have; arrays become read-only and C-contiguous."""
+        set_field = object.__setattr__
+        set_field(self, "shape", _arrays.shape(self.shape))
+        set_field(self, "block_size", check_block_size(self.block_size, "block_size"))
+        if self.quant_type not in CODEBOOKS:
+            raise InvalidValueError(f"quant_type: expected one of {', '.join(CODEBOOKS)}, got {self.quant_type!r}")
+        data = _arrays.packed(self.data, "data")
+        set_field(self, "data", read_only(data, "data", (len(self) + 1) // 2, np.uint8))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Quantized4Bit(_FourBit):
+    """4-bit codes in blocks with a float32 scale each.
+
+    Attributes
+    ----------
+    scales : ndarray of float32, shape (num_blocks,)
+        int4: absmax / 7 of each block; NF4 and FP4: absmax.
+    data : ndarray of uint8, shape ((n + 1) // 2,)
+        Two codes a byte, the first one in the high nibble.
+    shape : tuple of int
+        The shape of the original values.
+    block_size : int
+        Elements that share a scale.
+    quant_type : {"int4", "nf4", "fp4"}
+
+    Raises
+    ------
+    ValueError
+        A field contradicts another one, or the scales are not finite or negative; the message names the field.
+    """
+
+    scales: NDArray[np.float32]
+    data: NDArray[np.uint8]
+    shape: tuple[int, ...]
+    block_size: int
+    quant_type: str
+
+    _arrays_compared = ("scales", "data")
+    _values_compared = ("shape", "block_size", "quant_type")
+
+    def __post_init__(self) -> None:
+        self._check_codes()
+        object.__setattr__(self, "scales", read_only(self.scales, "scales", self.num_blocks, np.float32))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DoubleQuantized4Bit(_FourBit):
+    """4-bit codes in blocks whose scales are 8-bit codes in super-blocks.
+
+    Attributes
+    ----------
+    quantized_scales : ndarray of uint8, shape (num_blocks,)
+    super_scales : ndarray of float32, shape (ceil(num_blocks / super_block_size),)
+    offset : float
+        Added to every decoded scale: 0 for "linear".
+    data, shape, block_size, quant_type
+        As in `Quantized4Bit`.
+    super_block_size : int
+        Scales that share a super-scale.
+    scale_code : {"linear", "dynamic"}
+        A scale is `quantized_scale * super_scale`, or `dynamic_map[quantized_scale] * super_scale + offset`.
+
+    Raises
+    ------
+    ValueError
+        A field contradicts another one or is not finite; the message names the field.
+    """
+
+    quantized_scales: NDArray[np.uint8]
+    super_scales: NDArray[np.float32]
+    offset: float
+    data: NDArray[np.uint8]
+    shape: tuple[int, ...]
+    block_size: int
+    quant_type: str
+    super_block_size: int
+    scale_code: str
+
+    _arrays_compared = ("quantized_scales", "super_scales", "data")
+    _values_compared = ("offset", "shape", "block_size", "quant_type", "super_block_size", "scale_code")
+
+    def __post_init__(self) -> None:
+        set_field = object.__setattr__
+        self._check_codes()
+        set_field(self, "super_block_size", check_block_size(self.super_block_size, "super_block_size"))
+        if self.scale_code not in ("linear", "dynamic"):
+            raise InvalidValueError(f"scale_code: expected 'linear' or 'dynamic', got {self.scale_code!r}")
+        if not np.isfinite(self.offset):
+            raise InvalidValueError(f"offset: must be finite, got {self.offset}")
+        n_super = -(-self.num_blocks // self.super_block_size)
+        scales = _arrays.packed(self.quantized_scales, "quantized_scales")
+        set_field(self, "quantized_scales", read_only(scales, "quantized_scales", self.num_blocks, np.uint8))
+        set_field(self, "super_scales", read_only(self.super_scales, "super_scales", n_super, np.float32))
+
+    @property
+    def double_quant_savings(self) -> int:
+        """Bytes saved against one float32 scale a block."""
+        return 4 * self.num_blocks - self.quantized_scales.nbytes - self.super_scales.nbytes
+
+    def decoded_scales(self) -> NDArray[np.float32]:
+        """The scale of each block, float32 of shape (num_blocks,)."""
+        table = np.arange(256, dtype=np.float32) if self.scale_code == "linear" else dynamic_map()
+        super_scales = np.repeat(self.super_scales, self.super_block_size)[: self.num_blocks]
+        return table[self.quantized_scales] * super_scales + np.float32(self.offset)
+
+
+def check_block_size(value: Any, name: str) -> int:
+    """A power of two from 32 to 4096."""
+    size = _arrays.integer(value, name, SMALLEST_BLOCK, LARGEST_BLOCK)
+    if size & (size - 1):
+        raise InvalidValueError(f"{name}: expected a power of two from {SMALLEST_BLOCK} to {LARGEST_BLOCK}, got {size}")
+    return size
+
+
+def read_only(array: Any, name: str, size: int, dtype: type) -> NDArray[Any]:
+    """A flat read-only view of a record's field, of that many elements and finite."""
+    array = np.asarray(array)
+    if array.dtype != dtype:
+        raise InvalidTypeError(f"{name}: expected dtype {np.dtype(dtype)}, got {array.dtype}")
+    if array.size != size:
+        raise InvalidValueError(f"{name}: expected {size} elements for this shape and block size, got {array.size}")
+    if dtype is np.float32 and not np.isfinite(array).all():
+        bad = int(np.flatnonzero(~np.isfinite(array))[0])
+        raise InvalidValueError(f"{name}: must be finite, got {array.reshape(-1)[bad]} at index {bad}")
+    flat = np.ascontiguousarray(array).reshape(-1).view()
+    flat.setflags(write=False)
+    return flat

@@ -1,0 +1,89 @@
+"""The code tables of bitsandbytes: NF4, FP4, int4 beside them, and the signed 8-bit dynamic map of its scales.
+
+NF4's values are quantiles of the normal distribution (Dettmers et al., QLoRA, 2023); the dynamic map is the 8-bit
+dynamic data type of Dettmers, 8-Bit Approximations for Parallelism in Deep Learning (2015).
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["CODEBOOKS", "Codebook", "dynamic_map", "midpoint_tree"]
+
+
+@dataclass(frozen=True, eq=False)
+class Codebook:
+    """A 4-bit code: `id` as the kernels know it, the value of each of the 16 codes in units of the block's scale."""
+
+    name: str
+    id: int
+    table: NDArray[np.float32]
+
+    @property
+    def tree(self) -> NDArray[np.float32]:
+        """The search tree of the midpoints between neighbouring values."""
+        return midpoint_tree(np.sort(self.table))
+
+
+def midpoint_tree(sorted_values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The midpoints of 2**k sorted values as a binary tree: node i has its children at 2i and 2i + 1, 0 is unused."""
+    midpoints = (sorted_values[:-1] + sorted_values[1:]) / np.float32(2)
+    tree = np.zeros(len(sorted_values), np.float32)
+    for node in range(1, len(tree)):
+        level = node.bit_length() - 1
+        step = len(tree) >> level
+        tree[node] = midpoints[(node - (1 << level)) * step + step // 2 - 1]
+    return tree
+
+
+@cache
+def dynamic_map() -> NDArray[np.float32]:
+    """The 256 values of the signed 8-bit dynamic map, sorted: decades of growing resolution from 1e-6 to 1."""
+    positive = []
+    for decade in range(7):
+        n_steps = 2**decade
+        start = np.float64(np.float32(0.1))
+        step = np.float64(np.float32(np.float32(1) - np.float32(0.1)) / np.float32(n_steps))
+        index = np.arange(n_steps + 1)
+        # From both ends, each rounded once to float32, as torch.linspace computes the boundaries.
+        boundaries = np.where(index < (n_steps + 1) // 2, start + step * index, 1.0 - step * (n_steps - index)).astype(
+            np.float32
+        )
+        means = (boundaries[:-1] + boundaries[1:]) / np.float32(2)
+        positive.append(np.float32(10.0 ** (decade - 6)) * means)
+    magnitudes = np.concatenate(positive)
+    values = np.sort(np.concatenate([-magnitudes, np.zeros(1, np.float32), magnitudes, np.ones(1, np.float32)]))
+    values.setflags(write=False)
+    return values
+
+
+def _table(*values: float) -> NDArray[np.float32]:
+    table = np.array(values, np.float32)
+    table.setflags(write=False)
+    return table
+
+
+CODEBOOKS: dict[str, Codebook] = {
+    "int4": Codebook("int4", 0, _table(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1)),
+    "fp4": Codebook(
+        "fp4",
+        1,
+        _table(
+            0.0, 0.0052083334885537624, 0.6666666865348816, 1.0, 0.3333333432674408, 0.5, 0.1666666716337204, 0.25,
+            0.0, -0.0052083334885537624, -0.6666666865348816, -1.0, -0.3333333432674408, -0.5, -0.1666666716337204,
+            -0.25,
+        ),
+    ),
+    "nf4": Codebook(
+        "nf4",
+        2,
+        _table(
+            -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+            -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+            0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+        ),
+    ),
+}  # fmt: skip
+"""The 4-bit codes by name."""

@@ -1,0 +1,61 @@
+"""What all tests share: seeds, Hypothesis profiles, and skips that may not pass unnoticed.
+
+Environment: QUANTCORE_REQUIRE_PEERS=1 makes every skip a failure, except of tests marked `may_skip`.
+QUANTCORE_TEST_SEED repeats a run's random data. HYPOTHESIS_PROFILE is "default" or "thorough".
+"""
+
+import os
+import zlib
+from collections.abc import Generator
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+SEED = int(os.environ.get("QUANTCORE_TEST_SEED") or int.from_bytes(os.urandom(4)))
+REQUIRE_PEERS = os.environ.get("QUANTCORE_REQUIRE_PEERS") == "1"
+
+_COMMON = settings(deadline=None, derandomize=False)
+settings.register_profile("default", _COMMON, max_examples=50)
+settings.register_profile("thorough", _COMMON, max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "may_skip: a skip is no failure even with QUANTCORE_REQUIRE_PEERS=1")
+
+
+def pytest_report_header() -> str:
+    return f"random data: QUANTCORE_TEST_SEED={SEED}"
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """Random data that are new every run, and do not depend on which other tests run."""
+    print(f"QUANTCORE_TEST_SEED={SEED}")  # shown if the test fails
+    return np.random.default_rng([SEED, zlib.crc32(request.node.name.encode())])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    is_expected = hasattr(report, "wasxfail") or item.get_closest_marker("may_skip") is not None
+    if REQUIRE_PEERS and report.skipped and not is_expected:
+        _fail(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if REQUIRE_PEERS and report.skipped:
+        _fail(report)
+    return report
+
+
+def _fail(report: pytest.TestReport | pytest.CollectReport) -> None:
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+    report.outcome = "failed"
+    report.longrepr = f"QUANTCORE_REQUIRE_PEERS=1 allows no skip: {reason}"

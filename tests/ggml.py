@@ -1,0 +1,94 @@
+"""Genuine ggml through ctypes: the libggml-base that the wheel `pywhispercpp` carries.
+
+A process can hold one libggml only, so `pywhispercpp` itself is never imported and nothing else in the tests' process
+loads one. The functions skip the test that calls them where the wheel is not installed.
+"""
+
+import ctypes
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+_ToFloat = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+
+
+class _TypeTraits(ctypes.Structure):
+    """`struct ggml_type_traits` of ggml.h."""
+
+    _fields_ = (
+        ("type_name", ctypes.c_char_p),
+        ("blck_size", ctypes.c_int64),
+        ("blck_size_interleave", ctypes.c_int64),
+        ("type_size", ctypes.c_size_t),
+        ("is_quantized", ctypes.c_bool),
+        ("to_float", _ToFloat),
+        ("from_float_ref", ctypes.c_void_p),
+    )
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    spec = importlib.util.find_spec("pywhispercpp")
+    if spec is None or spec.origin is None:
+        pytest.skip("needs pywhispercpp")
+    (path,) = Path(spec.origin).parents[1].glob("pywhispercpp.libs/libggml-base*.so*")
+    library = ctypes.CDLL(str(path))
+    library.ggml_quantize_chunk.restype = ctypes.c_size_t
+    library.ggml_quantize_chunk.argtypes = (
+        [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_int64] * 3 + [ctypes.c_void_p]
+    )
+    library.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
+    library.ggml_type_name.restype = ctypes.c_char_p
+    library.ggml_version.restype = ctypes.c_char_p
+    library.ggml_blck_size.restype = ctypes.c_int64
+    library.ggml_type_size.restype = ctypes.c_size_t
+    return library
+
+
+def version() -> str:
+    """ggml's own version."""
+    return _library().ggml_version().decode()
+
+
+def type_sizes(type_id: int) -> tuple[str, int, int]:
+    """ggml's name of a type in lower case, the elements in a block, and the bytes a block takes."""
+    traits = _traits(type_id)
+    return traits.type_name.decode().lower(), traits.blck_size, traits.type_size
+
+
+def quantize(values: np.ndarray, type_id: int) -> bytes:
+    """The bytes that `ggml_quantize_chunk` writes for a 2-D float32 array."""
+    assert values.ndim == 2 and values.dtype == np.float32
+    rows, cols = values.shape
+    _, block_size, bytes_per_block = type_sizes(type_id)
+    values = np.ascontiguousarray(values)
+    out = np.empty(rows * cols // block_size * bytes_per_block, np.uint8)
+    written = _library().ggml_quantize_chunk(type_id, values.ctypes.data, out.ctypes.data, 0, rows, cols, None)
+    assert written == out.size
+    return out.tobytes()
+
+
+def dequantize(data: np.ndarray | bytes, type_id: int) -> np.ndarray:
+    """The flat float32 array that ggml's `to_float` of the type reads out of whole blocks."""
+    raw = np.frombuffer(bytes(data), np.uint8)
+    _, block_size, bytes_per_block = type_sizes(type_id)
+    out = np.empty(raw.size // bytes_per_block * block_size, np.float32)
+    to_float = _traits(type_id).to_float
+    if not to_float:  # F32 has none
+        return raw.view(np.float32)
+    to_float(raw.ctypes.data, out.ctypes.data, out.size)
+    return out
+
+
+@cache
+def _traits(type_id: int) -> _TypeTraits:
+    library = _library()
+    traits = library.ggml_get_type_traits(type_id).contents
+    # The structure is read right only if it says what ggml's functions say.
+    assert traits.type_name == library.ggml_type_name(type_id)
+    assert traits.blck_size == library.ggml_blck_size(type_id)
+    assert traits.type_size == library.ggml_type_size(type_id)
+    return traits

@@ -1,0 +1,134 @@
+"""The digits network in the package: what is in it, and what each format leaves of it."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import quantcore
+from quantcore import GGUFQuantType, dequantize, quantize
+from quantcore.analysis import sqnr_db
+from quantcore.digits import (
+    FormatEvaluation,
+    digits_test_set,
+    digits_weights,
+    evaluate_formats,
+    top1_accuracy,
+)
+from quantcore.errors import QuantcoreError
+from tests.models import gguf
+
+SHAPES = {
+    "fc1.weight": (256, 64),
+    "fc1.bias": (256,),
+    "fc2.weight": (128, 256),
+    "fc2.bias": (128,),
+    "fc3.weight": (10, 128),
+    "fc3.bias": (10,),
+}
+MATRICES = ("fc1.weight", "fc2.weight", "fc3.weight")
+BITS = {"F32": 32, "F16": 16, "BF16": 16, "Q8_0": 8.5, "Q4_0": 4.5}
+# Rounding to a float type loses a relative error, so that its figure hardly depends on the weights; 6.02 dB a bit.
+SQNR_DB = {"F32": (math.inf, math.inf), "F16": (70, 76), "BF16": (52, 58), "Q8_0": (40, 50), "Q4_0": (17, 26)}
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, FormatEvaluation]:
+    return {result.format: result for result in evaluate_formats()}
+
+
+def test_weights():
+    weights = digits_weights()
+    assert {name: values.shape for name, values in weights.items()} == SHAPES
+    assert all(values.dtype == np.float32 and np.isfinite(values).all() for values in weights.values())
+    theirs = load_file(Path(quantcore.__file__).parent / "data" / "digits.safetensors")
+    assert all(np.array_equal(values, theirs[name]) for name, values in weights.items())
+
+
+def test_test_set():
+    images, labels = digits_test_set()
+    assert images.shape == (599, 64) and images.dtype == np.uint8 and images.min() == 0 and images.max() == 16
+    assert labels.shape == (599,) and labels.dtype == np.uint8
+    assert np.bincount(labels).min() > 50 and labels.max() == 9
+
+
+def test_float_accuracy():
+    assert 0.97 <= top1_accuracy(digits_weights()) < 1
+
+
+def test_accuracy_is_the_share_of_right_answers():
+    weights = digits_weights()
+    images, labels = digits_test_set()
+    x = images / np.float64(16)
+    for layer in ("fc1", "fc2"):
+        x = np.maximum(x @ weights[f"{layer}.weight"].T.astype(np.float64) + weights[f"{layer}.bias"], 0)
+    scores = x @ weights["fc3.weight"].T.astype(np.float64) + weights["fc3.bias"]
+    assert top1_accuracy(weights) == sum(scores.argmax(axis=1) == labels) / len(labels)
+    assert top1_accuracy({name: np.zeros_like(values) for name, values in weights.items()}) == np.mean(labels == 0)
+
+
+def test_every_format_is_evaluated(results):
+    assert tuple(results) == tuple(BITS)
+    assert [r.bits_per_weight for r in results.values()] == list(BITS.values())
+    assert all(tuple(r.layer_sqnr_db) == MATRICES for r in results.values())
+
+
+@pytest.mark.parametrize("name", BITS)
+def test_sqnr(name, results):
+    low, high = SQNR_DB[name]
+    assert low <= results[name].sqnr_db <= high
+    assert all(low <= value <= high for value in results[name].layer_sqnr_db.values())
+
+
+@pytest.mark.parametrize("name", BITS)
+def test_figures_are_those_of_quantize_and_dequantize(name, results):
+    weights = digits_weights()
+    restored = weights | {key: dequantize(quantize(weights[key], name), name) for key in MATRICES}
+    result = results[name]
+    assert result.top1_accuracy == top1_accuracy(restored)
+    assert result.layer_sqnr_db == {key: sqnr_db(weights[key], restored[key]) for key in MATRICES}
+    together = [np.concatenate([w[key].ravel() for key in MATRICES]) for w in (weights, restored)]
+    assert result.sqnr_db == sqnr_db(*together)
+
+
+def test_fewer_bits_are_a_smaller_file_and_a_lower_sqnr(results):
+    assert results["Q4_0"].file_bytes < results["Q8_0"].file_bytes < results["F16"].file_bytes
+    assert results["F16"].file_bytes == results["BF16"].file_bytes < results["F32"].file_bytes
+    sqnr = [results[name].sqnr_db for name in ("Q4_0", "Q8_0", "BF16", "F16", "F32")]
+    assert sqnr == sorted(sqnr)
+
+
+def test_accuracy_is_kept(results):
+    reference = top1_accuracy(digits_weights())
+    assert results["F32"].top1_accuracy == reference
+    for name, loss in (("F16", 0.002), ("BF16", 0.005), ("Q8_0", 0.005), ("Q4_0", 0.02)):
+        assert results[name].top1_accuracy >= reference - loss
+
+
+def test_files_are_left_in_the_folder(results, tmp_path):
+    again = evaluate_formats(["q4_0", 8, GGUFQuantType.F32], folder=tmp_path)
+    assert again == tuple(results[name] for name in ("Q4_0", "Q8_0", "F32"))
+    assert {path.name: path.stat().st_size for path in tmp_path.iterdir()} == {
+        f"digits-{name}.gguf": results[name].file_bytes for name in ("Q4_0", "Q8_0", "F32")
+    }
+    weights = digits_weights()
+    reader = gguf.GGUFReader(tmp_path / "digits-Q4_0.gguf")
+    assert reader.fields["general.architecture"].contents() == "digits-mlp"
+    for tensor in reader.tensors:
+        expected = quantize(weights[tensor.name], "Q4_0") if tensor.name in MATRICES else weights[tensor.name]
+        assert np.array_equal(tensor.data, expected)
+    assert {tensor.name for tensor in reader.tensors} == set(SHAPES)
+
+
+@pytest.mark.parametrize("qtype", ["Q9", 99, "Q4_K", None])
+def test_unknown_format_is_refused(qtype, tmp_path):
+    with pytest.raises(QuantcoreError, match=r"Q9|99|Q4_K|None"):
+        evaluate_formats([qtype], folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_may_be_text(tmp_path):
+    evaluate_formats(["Q8_0"], folder=str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["digits-Q8_0.gguf"]
