@@ -3,6 +3,16 @@
 from quantcore._kernels import LEVEL as _LEVEL
 from quantcore._parallel import get_num_threads, set_num_threads
 from quantcore.block_records import Q4_0, Q8_0
+from quantcore.blockwise import (
+    BLOCK_SIZE,
+    DOUBLE_QUANT_BLOCK_SIZE,
+    dequantize_4bit,
+    dequantize_4bit_double,
+    from_bitsandbytes,
+    quantize_4bit,
+    quantize_4bit_double,
+)
+from quantcore.blockwise_records import DoubleQuantized4Bit, Quantized4Bit
 from quantcore.errors import (
     FileFormatError,
     InvalidTypeError,
@@ -16,19 +26,28 @@ from quantcore.ggml_types import GGUF_BLOCK_SIZE, GGUFQuantType
 __version__ = "0.1.0"
 
 __all__ = [
+    "BLOCK_SIZE",
+    "DOUBLE_QUANT_BLOCK_SIZE",
     "GGUF_BLOCK_SIZE",
     "Q4_0",
     "Q8_0",
+    "DoubleQuantized4Bit",
     "FileFormatError",
     "GGUFQuantType",
     "InvalidTypeError",
     "InvalidValueError",
     "OutputFileError",
     "QuantcoreError",
+    "Quantized4Bit",
     "dequantize",
+    "dequantize_4bit",
+    "dequantize_4bit_double",
+    "from_bitsandbytes",
     "get_num_threads",
     "isa",
     "quantize",
+    "quantize_4bit",
+    "quantize_4bit_double",
     "set_num_threads",
 ]
 

@@ -4,12 +4,14 @@ Blocks run over the flattened tensor, the last one may be short. NF4 and FP4 giv
 become its checkpoints is in `bitsandbytes_layout`.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from quantcore import _arrays, _kernels, _parallel
+from quantcore.bitsandbytes_layout import unpacked
 from quantcore.blockwise_records import DoubleQuantized4Bit, Quantized4Bit, check_block_size
 from quantcore.codebooks import CODEBOOKS, Codebook, dynamic_map, midpoint_tree
 from quantcore.errors import InvalidTypeError, InvalidValueError
@@ -19,6 +21,7 @@ __all__ = [
     "DOUBLE_QUANT_BLOCK_SIZE",
     "dequantize_4bit",
     "dequantize_4bit_double",
+    "from_bitsandbytes",
     "quantize_4bit",
     "quantize_4bit_double",
 ]
@@ -232,6 +235,42 @@ def dequantize_4bit_double(
     if not isinstance(q, DoubleQuantized4Bit):
         raise InvalidTypeError(f"q: expected a DoubleQuantized4Bit, got {type(q).__name__}")
     return _decoded(q.data, q.decoded_scales(), q.shape, q.block_size, q.quant_type, dtype, n_threads, out)
+
+
+def from_bitsandbytes(mapping: Mapping[str, Any]) -> Quantized4Bit | DoubleQuantized4Bit:
+    """Restore a record from what bitsandbytes stores of one weight.
+
+    Parameters
+    ----------
+    mapping : mapping of str to array
+        The packed codes under the weight's name ("weight" if the other keys have no prefix) and its state under that
+        name and a dot: as `to_bitsandbytes` returns, or the part of a checkpoint that belongs to one weight. Arrays or
+        CPU tensors.
+
+    Returns
+    -------
+    Quantized4Bit or DoubleQuantized4Bit
+        The latter if the statistics are nested.
+
+    Raises
+    ------
+    ValueError
+        An entry is missing, contradicts another one, or is not what bitsandbytes writes; the message names it.
+    """
+    state = unpacked(mapping)
+    if state.nested is None:
+        return Quantized4Bit(state.absmax, state.data, state.shape, state.block_size, state.quant_type)
+    return DoubleQuantized4Bit(
+        state.absmax,
+        state.nested.absmax,
+        state.nested.offset,
+        state.data,
+        state.shape,
+        state.block_size,
+        state.quant_type,
+        state.nested.block_size,
+        state.nested.scale_code,
+    )
 
 
 def _decoded(

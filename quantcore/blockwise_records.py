@@ -1,5 +1,6 @@
 """The results of 4-bit block-wise quantization: frozen, comparable, picklable, and checked once when they are made."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -8,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcore import _arrays
-from quantcore.codebooks import CODEBOOKS, dynamic_map
+from quantcore.bitsandbytes_layout import NestedState, PackedState, nested_map
+from quantcore.codebooks import CODEBOOKS
 from quantcore.errors import InvalidTypeError, InvalidValueError
 
 __all__ = ["DoubleQuantized4Bit", "Quantized4Bit"]
@@ -16,7 +18,7 @@ __all__ = ["DoubleQuantized4Bit", "Quantized4Bit"]
 SMALLEST_BLOCK, LARGEST_BLOCK = 32, 4096
 
 
-class _FourBit:
+class _FourBit(ABC):
     """What both records have in common."""
 
     data: NDArray[np.uint8]
@@ -60,6 +62,33 @@ class _FourBit:
             f"{type(self).__name__}(shape={self.shape}, quant_type={self.quant_type!r}, block_size={self.block_size}, "
             f"num_blocks={self.num_blocks}, memory_bytes={self.memory_bytes})"
         )
+
+    def to_bitsandbytes(self, *, name: str = "weight", dtype: str = "float32") -> dict[str, NDArray[Any]]:
+        """The entries of a safetensors checkpoint from which bitsandbytes restores the tensor.
+
+        Parameters
+        ----------
+        name : str, default "weight"
+            The name of the weight.
+        dtype : {"float32", "float16", "bfloat16"}
+            What bitsandbytes is to decode to.
+
+        Returns
+        -------
+        dict of str to ndarray
+            `name`: the packed codes, uint8 of shape (n_bytes, 1); and under `name.` the keys `absmax`, `quant_map`,
+            `quant_state.bitsandbytes__nf4` (or `__fp4`), for double quantization `nested_absmax`, `nested_quant_map`.
+
+        Raises
+        ------
+        ValueError
+            The type is "int4", which bitsandbytes does not have, or `dtype` is not one of the three.
+        """
+        return self._packed_state(dtype).entries(name)
+
+    @abstractmethod
+    def _packed_state(self, dtype: str) -> PackedState:
+        """The fields in bitsandbytes' terms."""
 
     def _check_codes(self) -> None:
         """The fields that both records have; arrays become read-only and C-contiguous."""
@@ -106,6 +135,9 @@ class Quantized4Bit(_FourBit):
     def __post_init__(self) -> None:
         self._check_codes()
         object.__setattr__(self, "scales", read_only(self.scales, "scales", self.num_blocks, np.float32))
+
+    def _packed_state(self, dtype: str) -> PackedState:
+        return PackedState(self.data, self.scales, self.shape, self.block_size, self.quant_type, dtype, None)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -162,9 +194,15 @@ class DoubleQuantized4Bit(_FourBit):
         """Bytes saved against one float32 scale a block."""
         return 4 * self.num_blocks - self.quantized_scales.nbytes - self.super_scales.nbytes
 
+    def _packed_state(self, dtype: str) -> PackedState:
+        nested = NestedState(self.super_scales, self.offset, self.super_block_size, self.scale_code)
+        return PackedState(
+            self.data, self.quantized_scales, self.shape, self.block_size, self.quant_type, dtype, nested
+        )
+
     def decoded_scales(self) -> NDArray[np.float32]:
         """The scale of each block, float32 of shape (num_blocks,)."""
-        table = np.arange(256, dtype=np.float32) if self.scale_code == "linear" else dynamic_map()
+        table = nested_map(self.scale_code)
         super_scales = np.repeat(self.super_scales, self.super_block_size)[: self.num_blocks]
         return table[self.quantized_scales] * super_scales + np.float32(self.offset)
 

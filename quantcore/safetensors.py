@@ -71,10 +71,12 @@ class SafetensorsReader:
 
     @property
     def path(self) -> str:
+        """The path, for messages."""
         return self._file.label
 
     @property
     def file_path(self) -> Path:
+        """The path."""
         return self._file.path
 
     def read_into(self, tensor: SafetensorsInfo, start: int, buffer: Any) -> None:

@@ -1,12 +1,7 @@
-"""A whole model through the kernels: reading, computing and writing overlap, slab by slab.
-
-A slab is a run of whole blocks of one tensor, about 8 MiB of float32. While one is computed, the next is read and the
-last two are written, each in buffers of its own, so that memory does not grow with the model or its largest tensor.
-"""
+"""A whole model through the kernels into a GGUF file, in slabs of whole blocks of a tensor, about 8 MiB of float32."""
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +15,9 @@ from quantcore.ggml_types import GGMLType
 from quantcore.gguf.layout import KeyValue
 from quantcore.gguf.sources import SourceTensor
 from quantcore.gguf.writer import GGUFWriter
+from quantcore.streaming import stream
 
 SLAB_ELEMENTS = 1 << 21
-_N_SLOTS = 4
 _ELEMENT_TYPES = {
     "F32": _arrays.FLOAT32,
     "F16": _arrays.FLOAT16,
@@ -47,17 +42,11 @@ class PlannedTensor:
 
 @dataclass(frozen=True, slots=True)
 class _Slab:
-    """Elements start to stop of a tensor, and the buffers for its bytes before and after."""
+    """Elements start to stop of a tensor."""
 
     tensor: PlannedTensor
     start: int
     stop: int
-    before: NDArray[np.uint8]
-    after: NDArray[np.uint8]
-
-    @property
-    def is_last(self) -> bool:
-        return self.stop == self.tensor.source.size
 
 
 def check_plan(plan: list[PlannedTensor], *, allow_requantize: bool) -> None:
@@ -88,58 +77,42 @@ def write_model(
     """Write a GGUF file of the planned tensors. `progress` gets the numbers of input bytes as they are done."""
     with OutputFile(path, force=force, inputs=inputs) as file:
         writer = GGUFWriter(file, kvs, ((p.source.name, p.source.shape, p.target) for p in plan))
-        with ThreadPoolExecutor(1, "quantcore-read") as reading, ThreadPoolExecutor(1, "quantcore-write") as writing:
-            written: list[Future[None]] = []
-            for slab, data in _read_ahead(_slabs(plan), reading):
-                while len(written) > 1:
-                    written.pop(0).result()
-                written.append(writing.submit(_write, writer, _computed(slab, data, n_threads), slab.is_last))
-                progress(data.size)
-            for future in written:
-                future.result()
+
+        def write(slab: _Slab, data: NDArray[np.uint8]) -> None:
+            writer.write(data)
+            if slab.stop == slab.tensor.source.size:
+                writer.end_tensor()
+
+        stream(
+            _slabs(plan),
+            read=_read,
+            compute=lambda slab, data, buffer: _computed(slab, data, buffer, n_threads),
+            write=write,
+            buffer_bytes=(8 * SLAB_ELEMENTS, 4 * SLAB_ELEMENTS),
+            progress=progress,
+        )
 
 
 def _slabs(plan: list[PlannedTensor]) -> Iterator[_Slab]:
-    """All slabs in order. Buffers come round again after `_N_SLOTS`: one read, one computed, two written at a time."""
-    slots = [(np.empty(8 * SLAB_ELEMENTS, np.uint8), np.empty(4 * SLAB_ELEMENTS, np.uint8)) for _ in range(_N_SLOTS)]
-    count = 0
     for tensor in plan:
         for start in range(0, tensor.source.size, SLAB_ELEMENTS):
-            before, after = slots[count % _N_SLOTS]
-            yield _Slab(tensor, start, min(start + SLAB_ELEMENTS, tensor.source.size), before, after)
-            count += 1
+            yield _Slab(tensor, start, min(start + SLAB_ELEMENTS, tensor.source.size))
 
 
-def _read_ahead(slabs: Iterator[_Slab], reading: ThreadPoolExecutor) -> Iterator[tuple[_Slab, NDArray[np.uint8]]]:
-    """Each slab with its bytes; the next one is being read meanwhile."""
-    pending: tuple[_Slab, Future[NDArray[np.uint8]]] | None = None
-    for slab in slabs:
-        upcoming = slab, reading.submit(_read, slab)
-        if pending is not None:
-            yield pending[0], pending[1].result()
-        pending = upcoming
-    if pending is not None:
-        yield pending[0], pending[1].result()
-
-
-def _read(slab: _Slab) -> NDArray[np.uint8]:
+def _read(slab: _Slab, buffer: NDArray[np.uint8]) -> NDArray[np.uint8]:
     start, stop = (_packed_size(slab.tensor.source.type, n) for n in (slab.start, slab.stop))
-    data = slab.before[: stop - start]
+    data = buffer[: stop - start]
     slab.tensor.source.read_into(start, data)
     return data
 
 
-def _write(writer: GGUFWriter, data: NDArray[np.uint8], is_last: bool) -> None:
-    writer.write(data)
-    if is_last:
-        writer.end_tensor()
-
-
-def _computed(slab: _Slab, data: NDArray[np.uint8], n_threads: int | None) -> NDArray[np.uint8]:
+def _computed(
+    slab: _Slab, data: NDArray[np.uint8], buffer: NDArray[np.uint8], n_threads: int | None
+) -> NDArray[np.uint8]:
     """The slab's bytes in the target type. Kept tensors go through their kernel too, which finds NaN and inf."""
     source, target = slab.tensor.source, slab.tensor.target
     name = f"tensor {source.name!r}"
-    after = slab.after[: _packed_size(target, slab.stop - slab.start)]
+    after = buffer[: _packed_size(target, slab.stop - slab.start)]
     if source.type.name in _ELEMENT_TYPES and target.id in _WITH_KERNELS:
         shape = (slab.stop - slab.start,)
         floats = _arrays.Floats(data, _ELEMENT_TYPES[source.type.name], shape, data, slab.start)

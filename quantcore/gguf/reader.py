@@ -70,6 +70,7 @@ class GGUFReader:
 
     @property
     def path(self) -> str:
+        """The path, for messages."""
         return self._file.label
 
     def value(self, key: str) -> Any:
