@@ -115,6 +115,12 @@ class OutputFile:
         while len(view):
             view = view[os.write(self._descriptor, view) :]
 
+    def write_at(self, offset: int, data: Any) -> None:
+        view = memoryview(data).cast("B")
+        while len(view):
+            count = os.pwrite(self._descriptor, view, offset)
+            view, offset = view[count:], offset + count
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

@@ -45,8 +45,8 @@ class PackedState:
     dtype: str
     nested: NestedState | None
 
-    def entries(self, name: str) -> dict[str, NDArray[Any]]:
-        """The arrays of a checkpoint, under the name of the weight."""
+    def entries(self, name: str, *, state_bytes: int = 0) -> dict[str, NDArray[Any]]:
+        """The arrays of a checkpoint, under the name of the weight; spaces fill the JSON up to `state_bytes`."""
         if self.quant_type not in ("nf4", "fp4"):
             raise InvalidValueError(f"quant_type: bitsandbytes has nf4 and fp4, got {self.quant_type!r}")
         if self.dtype not in DTYPES:
@@ -67,7 +67,9 @@ class PackedState:
                 "nested_offset": self.nested.offset,
             }
         entries[f"{name}.quant_map"] = CODEBOOKS[self.quant_type].table
-        entries[f"{name}.{STATE_PREFIX}{self.quant_type}"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
+        entries[f"{name}.{STATE_PREFIX}{self.quant_type}"] = np.frombuffer(
+            json.dumps(state).ljust(state_bytes).encode(), np.uint8
+        )
         return entries
 
 

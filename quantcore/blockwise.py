@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from quantcore import _arrays, _kernels, _parallel
-from quantcore.bitsandbytes_layout import unpacked
+from quantcore.bitsandbytes_layout import PackedState, unpacked
 from quantcore.blockwise_records import DoubleQuantized4Bit, Quantized4Bit, check_block_size
 from quantcore.codebooks import CODEBOOKS, Codebook, dynamic_map, midpoint_tree
 from quantcore.errors import InvalidTypeError, InvalidValueError
@@ -73,11 +73,25 @@ def quantize_4bit(
     >>> quantize_4bit(np.linspace(-1, 1, 128, dtype=np.float32), quant_type="nf4")
     Quantized4Bit(shape=(128,), quant_type='nf4', block_size=64, num_blocks=2, memory_bytes=72)
     """
-    codebook = _codebook(quant_type)
+    codebook = codebook_of(quant_type)
     block_size = check_block_size(block_size, "block_size")
     source = _arrays.floats(values, "values")
     scales = np.empty(-(-source.size // block_size), np.float32)
     data = np.empty((source.size + 1) // 2, np.uint8)
+    quantize_into(source, codebook, block_size, scales, data, n_threads)
+    return Quantized4Bit(scales, data, source.shape, block_size, quant_type)
+
+
+def quantize_into(
+    source: _arrays.Floats,
+    codebook: Codebook,
+    block_size: int,
+    scales: NDArray[np.float32],
+    data: NDArray[np.uint8],
+    n_threads: int | None,
+    name: str = "values",
+) -> None:
+    """Quantize a flat run of elements that begins with a block."""
     tree = codebook.tree
     bad = _parallel.run(
         lambda chunks: _kernels.quantize_nibbles(
@@ -89,8 +103,7 @@ def quantize_4bit(
         unit=_unit(block_size),
     )
     if bad >= 0:
-        _arrays.refuse_block(source, "values", bad // block_size, block_size, codebook.name)
-    return Quantized4Bit(scales, data, source.shape, block_size, quant_type)
+        _arrays.refuse_block(source, name, bad // block_size, block_size, codebook.name)
 
 
 def dequantize_4bit(
@@ -163,7 +176,7 @@ def quantize_4bit_double(
     the dynamic map to `(scales - offset) * (1 / super_scale)`; 4-bit codes as `quantize_4bit`'s. bitsandbytes' CPU path
     looks codes up in a table of 65,536 entries and is off by one code for about 0.2 % of them; these are the nearest.
     """
-    codebook = _codebook(quant_type)
+    codebook = codebook_of(quant_type)
     block_size = check_block_size(block_size, "block_size")
     super_block_size = check_block_size(super_block_size, "super_block_size")
     if scale_code == "dynamic":
@@ -173,7 +186,7 @@ def quantize_4bit_double(
             )
         q = quantize_4bit(values, block_size=block_size, quant_type=quant_type, n_threads=n_threads)
         return DoubleQuantized4Bit(
-            *_dynamic_scales(q.scales), q.data, q.shape, block_size, quant_type, super_block_size, scale_code
+            *dynamic_scales(q.scales), q.data, q.shape, block_size, quant_type, super_block_size, scale_code
         )
     if scale_code != "linear":
         raise InvalidValueError(f"scale_code: expected 'linear' or 'dynamic', got {scale_code!r}")
@@ -257,7 +270,11 @@ def from_bitsandbytes(mapping: Mapping[str, Any]) -> Quantized4Bit | DoubleQuant
     ValueError
         An entry is missing, contradicts another one, or is not what bitsandbytes writes; the message names it.
     """
-    state = unpacked(mapping)
+    return record_of(unpacked(mapping))
+
+
+def record_of(state: PackedState) -> Quantized4Bit | DoubleQuantized4Bit:
+    """The record of a packed state."""
     if state.nested is None:
         return Quantized4Bit(state.absmax, state.data, state.shape, state.block_size, state.quant_type)
     return DoubleQuantized4Bit(
@@ -285,19 +302,32 @@ def _decoded(
 ) -> NDArray[Any]:
     wanted, element_type = _arrays.float_dtype(dtype, "dtype")
     result = _arrays.output(out, shape, wanted, data)
-    flat = _arrays.bytes_of(result)
-    table = CODEBOOKS[quant_type].table
-    _parallel.run(
-        lambda chunks: _kernels.dequantize_nibbles(data, block_size, scales, table, flat, element_type, chunks),
-        result.size,
-        result.itemsize,
-        n_threads,
-        unit=_unit(block_size),
-    )
+    decode_into(data, scales, block_size, quant_type, _arrays.bytes_of(result), element_type, n_threads)
     return result
 
 
-def _dynamic_scales(scales: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32], float]:
+def decode_into(
+    data: NDArray[np.uint8],
+    scales: NDArray[np.float32],
+    block_size: int,
+    quant_type: str,
+    out: NDArray[np.uint8],
+    element_type: int,
+    n_threads: int | None,
+) -> None:
+    """Decode a flat run of elements that begins with a block into the bytes of `out`."""
+    table = CODEBOOKS[quant_type].table
+    itemsize = _arrays.ITEMSIZES[element_type]
+    _parallel.run(
+        lambda chunks: _kernels.dequantize_nibbles(data, block_size, scales, table, out, element_type, chunks),
+        out.size // itemsize,
+        itemsize,
+        n_threads,
+        unit=_unit(block_size),
+    )
+
+
+def dynamic_scales(scales: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32], float]:
     """bitsandbytes' nested statistics: codes of the dynamic map, absmax of each 256, the mean that was taken off."""
     codes = np.empty(scales.size, np.uint8)
     if not scales.size:
@@ -319,7 +349,8 @@ def _unit(block_size: int) -> int:
     return max(block_size, 4096)
 
 
-def _codebook(quant_type: Any) -> Codebook:
+def codebook_of(quant_type: Any) -> Codebook:
+    """A code by its name."""
     if not isinstance(quant_type, str) or quant_type not in CODEBOOKS:
         raise InvalidValueError(f"quant_type: expected one of {', '.join(CODEBOOKS)}, got {quant_type!r}")
     return CODEBOOKS[quant_type]

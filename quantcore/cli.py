@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -11,16 +12,25 @@ from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
 
-from quantcore import __version__, isa
+from quantcore import BLOCK_SIZE, __version__, isa
+from quantcore.bitsandbytes_checkpoint import dequantize_checkpoint, quantize_checkpoint
+from quantcore.blockwise_records import check_block_size
 from quantcore.digits import evaluate_formats
 from quantcore.errors import QuantcoreError
 from quantcore.formats import SUPPORTED_TYPES, supported_format
-from quantcore.gguf import ModelReport, dequantize_model, quantize_model
-from quantcore.gguf.model import compiled_pattern
+from quantcore.gguf import dequantize_model, quantize_model
+from quantcore.gguf.sources import is_gguf
 from quantcore.inspection import described, json_value, shown
+from quantcore.model_report import ModelReport
 from quantcore.tables import bytes_text, printable, table
 
 PROGRAM = "quantcore"
+CODES = ("nf4", "fp4")
+_CODE_FLAGS = ("double_quant", "block_size", "exclude")
+_GGUF_FLAGS = (
+    "pure", "tensor_type", "output_tensor_type", "token_embedding_type", "leave_output_tensor", "allow_requantize",
+    "arch",
+)  # fmt: skip
 
 
 class _Parser(argparse.ArgumentParser):
@@ -61,10 +71,14 @@ def _parser() -> _Parser:
 
 def _add_quantize(commands: Any) -> None:
     types = ", ".join(t.name for t in SUPPORTED_TYPES)
-    parser = commands.add_parser("quantize", help="quantize a model to GGUF")
+    parser = commands.add_parser("quantize", help="quantize a model to GGUF, or to bitsandbytes' NF4 or FP4")
     parser.add_argument("input", metavar="IN", help="GGUF file; or safetensors: a file, a folder of shards, an index")
-    parser.add_argument("output", metavar="OUT", help="GGUF file to write")
-    parser.add_argument("type", metavar="TYPE", type=_type, help=types)
+    parser.add_argument(
+        "output", metavar="OUT", help="GGUF file to write; for nf4 and fp4 a .safetensors file or a folder"
+    )
+    parser.add_argument(
+        "type", metavar="TYPE", type=_type_or_code, help=f"GGUF: {types}; safetensors: {', '.join(CODES)}"
+    )
     parser.add_argument("--pure", action="store_true", help="every quantized tensor gets TYPE, the output matrix too")
     parser.add_argument(
         "--tensor-type", metavar="REGEX=TYPE", action="append", default=[], type=_override,
@@ -76,17 +90,24 @@ def _add_quantize(commands: Any) -> None:
     parser.add_argument("--allow-requantize", action="store_true", help="take tensors that are quantized already")
     parser.add_argument("--arch", metavar="NAME", help="general.architecture (default: the input's)")
     parser.add_argument("--dry-run", action="store_true", help="show what would be done, write nothing")
+    codes = parser.add_argument_group("nf4 and fp4")
+    codes.add_argument("--double-quant", action="store_true", help="quantize the scales, too")
+    codes.add_argument("--block-size", metavar="N", type=_block_size, help="elements that share a scale (default: 64)")
+    codes.add_argument(
+        "--exclude", metavar="REGEX", action="append", default=[], type=_regex,
+        help="keep weights whose name has the pattern; may be given again",
+    )  # fmt: skip
     _add_common(parser)
-    parser.set_defaults(command=_quantize)
+    parser.set_defaults(command=_quantize, error=parser.error)
 
 
 def _add_dequantize(commands: Any) -> None:
-    parser = commands.add_parser("dequantize", help="decode a GGUF model to floats")
-    parser.add_argument("input", metavar="IN", help="GGUF file")
-    parser.add_argument("output", metavar="OUT", help="GGUF file to write")
+    parser = commands.add_parser("dequantize", help="decode a GGUF model or a bitsandbytes checkpoint to floats")
+    parser.add_argument("input", metavar="IN", help="GGUF file; or a safetensors checkpoint in bitsandbytes' layout")
+    parser.add_argument("output", metavar="OUT", help="file to write of the same kind, or a folder")
     parser.add_argument(
-        "type", metavar="TYPE", nargs="?", type=str.upper, choices=("F32", "F16", "BF16"), default="F32",
-        help="F32 (default), F16 or BF16",
+        "type", metavar="TYPE", nargs="?", type=str.upper, choices=("F32", "F16", "BF16"),
+        help="F32, F16 or BF16 (default: F32; of a checkpoint what the weights had)",
     )  # fmt: skip
     _add_common(parser)
     parser.set_defaults(command=_dequantize)
@@ -116,6 +137,13 @@ def _add_demo(commands: Any) -> None:
 
 
 def _quantize(options: argparse.Namespace) -> int:
+    is_code = options.type in CODES
+    for name in _CODE_FLAGS if not is_code else _GGUF_FLAGS:
+        if getattr(options, name):
+            flag = name.replace("_", "-")
+            options.error(f"--{flag} goes with {', '.join(CODES) if not is_code else 'GGUF types'} only")
+    if is_code:
+        return _quantize_checkpoint(options)
     with _progress_bar(options, "quantize") as progress:
         report = quantize_model(
             options.input,
@@ -136,12 +164,30 @@ def _quantize(options: argparse.Namespace) -> int:
     return _reported(report, options, is_detailed=options.dry_run)
 
 
-def _dequantize(options: argparse.Namespace) -> int:
-    with _progress_bar(options, "dequantize") as progress:
-        report = dequantize_model(
+def _quantize_checkpoint(options: argparse.Namespace) -> int:
+    with _progress_bar(options, "quantize") as progress:
+        report = quantize_checkpoint(
             options.input,
             options.output,
             options.type,
+            block_size=options.block_size or BLOCK_SIZE,
+            double_quant=options.double_quant,
+            exclude=options.exclude,
+            force=options.force,
+            dry_run=options.dry_run,
+            n_threads=options.threads,
+            progress=progress,
+        )
+    return _reported(report, options, is_detailed=options.dry_run)
+
+
+def _dequantize(options: argparse.Namespace) -> int:
+    with _progress_bar(options, "dequantize") as progress:
+        decode: Callable[..., ModelReport] = dequantize_model if is_gguf(options.input) else dequantize_checkpoint
+        report = decode(
+            options.input,
+            options.output,
+            *([options.type] if options.type else []),
             force=options.force,
             n_threads=options.threads,
             progress=progress,
@@ -201,11 +247,27 @@ def _override(text: str) -> tuple[str, str]:
     pattern, separator, chosen = text.rpartition("=")
     if not separator or not pattern:
         raise argparse.ArgumentTypeError(f"expected REGEX=TYPE, got {text!r}")
+    return _regex(pattern), _type(chosen)
+
+
+def _regex(text: str) -> str:
     try:
-        compiled_pattern(pattern)
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression ({error})") from None
+    return text
+
+
+def _type_or_code(text: str) -> str:
+    return text.lower() if text.lower() in CODES else _type(text)
+
+
+def _block_size(text: str) -> int:
+    size = _threads(text)
+    try:
+        return check_block_size(size, "N")
     except QuantcoreError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-    return pattern, _type(chosen)
 
 
 def _threads(text: str) -> int:

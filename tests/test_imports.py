@@ -25,10 +25,10 @@ FILES = {
 # A module may import from its own floor and from those below it. A new module is given its place here.
 FLOORS = [
     {"__main__", "cli"},
-    {"bitsandbytes_checkpoint", "digits", "gguf", "inspection", "safetensors", "safetensors_writer"},
+    {"bitsandbytes_checkpoint", "bitsandbytes_jobs", "digits", "gguf", "inspection", "safetensors", "safetensors_writer"},
     {"analysis", "block_records", "blockwise", "blockwise_records", "formats"},
     {"_arrays", "_files", "_parallel", "bitsandbytes_layout", "streaming"},
-    {"_kernels", "codebooks", "data", "ggml_types", "tables"},
+    {"_kernels", "codebooks", "data", "ggml_types", "model_report", "tables"},
     {"errors"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -1,7 +1,7 @@
 """GGUF files: a strict reader, a writer, and whole models quantized tensor by tensor."""
 
 from quantcore.gguf.layout import KeyValue, TensorInfo
-from quantcore.gguf.model import ModelReport, TensorReport, dequantize_model, quantize_model
+from quantcore.gguf.model import dequantize_model, quantize_model
 from quantcore.gguf.reader import GGUFReader
 from quantcore.gguf.writer import GGUFWriter
 
@@ -9,9 +9,7 @@ __all__ = [
     "GGUFReader",
     "GGUFWriter",
     "KeyValue",
-    "ModelReport",
     "TensorInfo",
-    "TensorReport",
     "dequantize_model",
     "quantize_model",
 ]

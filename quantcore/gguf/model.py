@@ -1,9 +1,8 @@
-"""Whole models: `quantize_model`, `dequantize_model`, and the record of what they did."""
+"""Whole models to GGUF and back to floats: `quantize_model`, `dequantize_model`."""
 
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from quantcore._arrays import integer
@@ -16,60 +15,12 @@ from quantcore.gguf.pipeline import PlannedTensor, check_plan, write_model
 from quantcore.gguf.rules import FILE_TYPES, OUTPUT, TypeRules
 from quantcore.gguf.sources import Source, SourceTensor, is_architecture
 from quantcore.gguf.writer import check_tensor
+from quantcore.model_report import ModelReport, TensorReport
 
-__all__ = ["ModelReport", "TensorReport", "dequantize_model", "quantize_model"]
+__all__ = ["dequantize_model", "quantize_model"]
 
 _QUANTIZATION_VERSION = 2
 _FLOAT_NAMES = ("F32", "F16", "BF16", "F64")
-
-
-@dataclass(frozen=True, slots=True)
-class TensorReport:
-    """What became of one tensor."""
-
-    name: str
-    shape: tuple[int, ...]
-    source_type: str
-    target_type: str
-    source_bytes: int
-    target_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class ModelReport:
-    """What became of a model: its tensors in the order of the output, and what the user should know."""
-
-    tensors: tuple[TensorReport, ...]
-    notices: tuple[str, ...]
-
-    @property
-    def source_bytes(self) -> int:
-        """Bytes of all tensors in the input."""
-        return sum(t.source_bytes for t in self.tensors)
-
-    @property
-    def target_bytes(self) -> int:
-        """Bytes of all tensors in the output."""
-        return sum(t.target_bytes for t in self.tensors)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "source_bytes": self.source_bytes,
-            "target_bytes": self.target_bytes,
-            "notices": list(self.notices),
-            "tensors": [
-                {
-                    "name": t.name,
-                    "shape": list(t.shape),
-                    "source_type": t.source_type,
-                    "target_type": t.target_type,
-                    "source_bytes": t.source_bytes,
-                    "target_bytes": t.target_bytes,
-                }
-                for t in self.tensors
-            ],
-        }
 
 
 def quantize_model(
@@ -249,10 +200,10 @@ def _overrides(tensor_types: Any) -> tuple[tuple[re.Pattern[str], GGMLType], ...
         pairs = [(pattern, chosen) for pattern, chosen in tensor_types]
     except (TypeError, ValueError):
         raise InvalidTypeError(f"tensor_types: expected pairs of a regex and a type, got {tensor_types!r}") from None
-    return tuple((compiled_pattern(pattern), supported_format(chosen, "tensor_types")) for pattern, chosen in pairs)
+    return tuple((_compiled(pattern), supported_format(chosen, "tensor_types")) for pattern, chosen in pairs)
 
 
-def compiled_pattern(pattern: Any) -> re.Pattern[str]:
+def _compiled(pattern: Any) -> re.Pattern[str]:
     """A regular expression over tensor names."""
     if not isinstance(pattern, str):
         raise InvalidTypeError(f"tensor_types: expected a regular expression as a string, got {pattern!r}")
