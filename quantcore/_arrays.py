@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcore.errors import InvalidTypeError, InvalidValueError
+from quantcore.tables import brief
 
 FLOAT32, FLOAT16, BFLOAT16, FLOAT64 = range(4)
 """Element types, numbered as in `_kernels/floats.pxd`."""
@@ -21,6 +22,7 @@ ITEMSIZES = {FLOAT32: 4, FLOAT16: 2, BFLOAT16: 2, FLOAT64: 8}
 _F32 = np.dtype(np.float32)
 _U8 = np.dtype(np.uint8)
 _U16 = np.dtype(np.uint16)
+_MOST_ELEMENTS = (1 << 63) - 1
 _F32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -71,7 +73,7 @@ def floats(values: Any, name: str) -> Floats:
 def _as_float_array(values: Any, name: str) -> tuple[NDArray[Any], int]:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(values, torch.Tensor):
-        values, bits_name = _from_torch(values, name, torch)
+        values, bits_name = from_torch(values, name, torch)
     else:
         bits_name = None
     if isinstance(values, np.ma.MaskedArray):
@@ -87,7 +89,7 @@ def _as_float_array(values: Any, name: str) -> tuple[NDArray[Any], int]:
     return array, element_type
 
 
-def _from_torch(tensor: Any, name: str, torch: Any) -> tuple[Any, str | None]:
+def from_torch(tensor: Any, name: str, torch: Any) -> tuple[Any, str | None]:
     """A CPU tensor as something NumPy reads without copying; bfloat16, which NumPy lacks, as its bits."""
     if tensor.device.type != "cpu" or tensor.layout != torch.strided:
         raise InvalidTypeError(f"{name}: expected a dense CPU tensor, got {tensor.layout} on device {tensor.device}")
@@ -128,13 +130,7 @@ def contiguous(array: NDArray[np.uint8], *, alignment: int = 1) -> NDArray[np.ui
 
 
 def output(
-    out: Any,
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    source: NDArray[Any],
-    *,
-    name: str = "out",
-    alignment: int = 1,
+    out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], *sources: NDArray[Any], alignment: int = 1
 ) -> NDArray[Any]:
     """`out` if the result can be written to it, or a new array if it is None.
 
@@ -143,25 +139,25 @@ def output(
     InvalidTypeError
         `out` is not a NumPy array.
     InvalidValueError
-        `out` has another dtype or shape, is read-only, not C-contiguous, misaligned, or shares memory with `source`.
+        `out` has another dtype or shape, is read-only, not C-contiguous, misaligned, or shares memory with a source.
     """
     if out is None:
         return np.empty(shape, dtype)
     if type(out) is not np.ndarray:
-        raise InvalidTypeError(f"{name}: expected a numpy.ndarray, got {type(out).__name__}")
+        raise InvalidTypeError(f"out: expected a numpy.ndarray, got {type(out).__name__}")
     if out.dtype != dtype:
-        raise InvalidValueError(f"{name}: expected dtype {dtype}, got {out.dtype}")
+        raise InvalidValueError(f"out: expected dtype {dtype}, got {out.dtype}")
     if out.shape != shape:
-        raise InvalidValueError(f"{name}: expected shape {shape}, got {out.shape}")
+        raise InvalidValueError(f"out: expected shape {shape}, got {out.shape}")
     flags = out.flags
     if not flags.writeable:
-        raise InvalidValueError(f"{name}: is read-only")
+        raise InvalidValueError("out: is read-only")
     if not flags.c_contiguous:
-        raise InvalidValueError(f"{name}: must be C-contiguous, got strides {out.strides}")
+        raise InvalidValueError(f"out: must be C-contiguous, got strides {out.strides}")
     if not flags.aligned or (alignment > 1 and out.ctypes.data % alignment):
-        raise InvalidValueError(f"{name}: must be aligned to {max(alignment, dtype.alignment)} bytes")
-    if np.may_share_memory(out, source) and _overlaps(out, source):
-        raise InvalidValueError(f"{name}: shares memory with the input")
+        raise InvalidValueError(f"out: must be aligned to {max(alignment, dtype.alignment)} bytes")
+    if any(np.may_share_memory(out, source) and _overlaps(out, source) for source in sources):
+        raise InvalidValueError("out: shares memory with the input")
     return out
 
 
@@ -197,6 +193,14 @@ def _bfloat16() -> Any:
     return ml_dtypes.bfloat16
 
 
+def power_of_two(value: Any, name: str, lowest: int, highest: int) -> int:
+    """An integer that is a power of two in [lowest, highest]."""
+    number = integer(value, name, lowest, highest)
+    if number & (number - 1):
+        raise InvalidValueError(f"{name}: expected a power of two from {lowest} to {highest}, got {number}")
+    return number
+
+
 def integer(value: Any, name: str, lowest: int, highest: int | None = None) -> int:
     """An integer in [lowest, highest]; a bool or a float is refused even if it is whole."""
     allowed = f"an integer >= {lowest}" if highest is None else f"an integer from {lowest} to {highest}"
@@ -205,9 +209,9 @@ def integer(value: Any, name: str, lowest: int, highest: int | None = None) -> i
     try:
         number = operator.index(value)
     except TypeError:
-        raise InvalidTypeError(f"{name}: expected {allowed}, got {value!r}") from None
+        raise InvalidTypeError(f"{name}: expected {allowed}, got {brief(value)}") from None
     if number < lowest or (highest is not None and number > highest):
-        raise InvalidValueError(f"{name}: expected {allowed}, got {number}")
+        raise InvalidValueError(f"{name}: expected {allowed}, got {brief(number)}")
     return number
 
 
@@ -216,10 +220,15 @@ def shape(value: Any, name: str = "shape") -> tuple[int, ...]:
     try:
         extents = tuple(value)
     except TypeError:
-        raise InvalidTypeError(f"{name}: expected a tuple of integers, got {value!r}") from None
+        raise InvalidTypeError(f"{name}: expected a tuple of integers, got {brief(value)}") from None
     if not extents:
         raise InvalidValueError(f"{name}: must have at least one dimension, got ()")
-    return tuple(integer(extent, name, 0) for extent in extents)
+    extents = tuple(integer(extent, name, 0, _MOST_ELEMENTS) for extent in extents)
+    size = 1
+    for extent in extents:
+        if extent and (size := size * extent) > _MOST_ELEMENTS:
+            raise InvalidValueError(f"{name}: {brief(extents)} has more than 2**63 - 1 elements")
+    return extents
 
 
 def refuse_block(values: Floats, name: str, block: int, block_size: int, type_name: str) -> NoReturn:

@@ -30,7 +30,8 @@ from quantcore.bitsandbytes_jobs import (
 )
 from quantcore.bitsandbytes_layout import STATE_PREFIX, unpacked
 from quantcore.blockwise import BLOCK_SIZE, record_of
-from quantcore.blockwise_records import DoubleQuantized4Bit, check_block_size
+from quantcore.blockwise_records import DoubleQuantized4Bit
+from quantcore.codebooks import check_block_size
 from quantcore.errors import FileFormatError, InvalidTypeError, InvalidValueError, OutputFileError
 from quantcore.model_report import ModelReport, TensorReport
 from quantcore.safetensors import INDEX_NAME, MAX_HEADER_BYTES, Checkpoint, SafetensorsInfo, open_checkpoint

@@ -12,9 +12,10 @@ from numpy.typing import DTypeLike, NDArray
 
 from quantcore import _arrays, _kernels, _parallel
 from quantcore.bitsandbytes_layout import PackedState, unpacked
-from quantcore.blockwise_records import DoubleQuantized4Bit, Quantized4Bit, check_block_size
-from quantcore.codebooks import CODEBOOKS, Codebook, dynamic_map, midpoint_tree
+from quantcore.blockwise_records import DoubleQuantized4Bit, Quantized4Bit
+from quantcore.codebooks import CODEBOOKS, Codebook, check_block_size, dynamic_map, midpoint_tree
 from quantcore.errors import InvalidTypeError, InvalidValueError
+from quantcore.tables import brief
 
 __all__ = [
     "BLOCK_SIZE",
@@ -135,7 +136,7 @@ def dequantize_4bit(
     """
     if not isinstance(q, Quantized4Bit):
         raise InvalidTypeError(f"q: expected a Quantized4Bit, got {type(q).__name__}")
-    return _decoded(q.data, q.scales, q.shape, q.block_size, q.quant_type, dtype, n_threads, out)
+    return _decoded(q, q.scales, dtype, n_threads, out, q.scales)
 
 
 def quantize_4bit_double(
@@ -189,7 +190,7 @@ def quantize_4bit_double(
             *dynamic_scales(q.scales), q.data, q.shape, block_size, quant_type, super_block_size, scale_code
         )
     if scale_code != "linear":
-        raise InvalidValueError(f"scale_code: expected 'linear' or 'dynamic', got {scale_code!r}")
+        raise InvalidValueError(f"scale_code: expected 'linear' or 'dynamic', got {brief(scale_code)}")
     source = _arrays.floats(values, "values")
     scales = np.empty(-(-source.size // block_size), np.uint8)
     super_scales = np.empty(-(-scales.size // super_block_size), np.float32)
@@ -247,7 +248,7 @@ def dequantize_4bit_double(
     """
     if not isinstance(q, DoubleQuantized4Bit):
         raise InvalidTypeError(f"q: expected a DoubleQuantized4Bit, got {type(q).__name__}")
-    return _decoded(q.data, q.decoded_scales(), q.shape, q.block_size, q.quant_type, dtype, n_threads, out)
+    return _decoded(q, q.decoded_scales(), dtype, n_threads, out, q.quantized_scales, q.super_scales)
 
 
 def from_bitsandbytes(mapping: Mapping[str, Any]) -> Quantized4Bit | DoubleQuantized4Bit:
@@ -291,18 +292,16 @@ def record_of(state: PackedState) -> Quantized4Bit | DoubleQuantized4Bit:
 
 
 def _decoded(
-    data: NDArray[np.uint8],
+    q: Quantized4Bit | DoubleQuantized4Bit,
     scales: NDArray[np.float32],
-    shape: tuple[int, ...],
-    block_size: int,
-    quant_type: str,
     dtype: DTypeLike,
     n_threads: int | None,
     out: NDArray[Any] | None,
+    *stored_scales: NDArray[Any],
 ) -> NDArray[Any]:
     wanted, element_type = _arrays.float_dtype(dtype, "dtype")
-    result = _arrays.output(out, shape, wanted, data)
-    decode_into(data, scales, block_size, quant_type, _arrays.bytes_of(result), element_type, n_threads)
+    result = _arrays.output(out, q.shape, wanted, q.data, *stored_scales)
+    decode_into(q.data, scales, q.block_size, q.quant_type, _arrays.bytes_of(result), element_type, n_threads)
     return result
 
 
@@ -352,5 +351,5 @@ def _unit(block_size: int) -> int:
 def codebook_of(quant_type: Any) -> Codebook:
     """A code by its name."""
     if not isinstance(quant_type, str) or quant_type not in CODEBOOKS:
-        raise InvalidValueError(f"quant_type: expected one of {', '.join(CODEBOOKS)}, got {quant_type!r}")
+        raise InvalidValueError(f"quant_type: expected one of {', '.join(CODEBOOKS)}, got {brief(quant_type)}")
     return CODEBOOKS[quant_type]

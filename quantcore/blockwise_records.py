@@ -1,7 +1,7 @@
 """The results of 4-bit block-wise quantization: frozen, comparable, picklable, and checked once when they are made."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import prod
 from typing import Any
 
@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcore import _arrays
-from quantcore.bitsandbytes_layout import NestedState, PackedState, nested_map
-from quantcore.codebooks import CODEBOOKS
+from quantcore.bitsandbytes_layout import NestedState, PackedState, finite_float32, nested_map
+from quantcore.codebooks import CODEBOOKS, check_block_size
 from quantcore.errors import InvalidTypeError, InvalidValueError
+from quantcore.tables import brief
 
 __all__ = ["DoubleQuantized4Bit", "Quantized4Bit"]
-
-SMALLEST_BLOCK, LARGEST_BLOCK = 32, 4096
 
 
 class _FourBit(ABC):
@@ -57,6 +56,9 @@ class _FourBit(ABC):
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple(getattr(self, f.name) for f in fields(self))  # type: ignore[arg-type]
+
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}(shape={self.shape}, quant_type={self.quant_type!r}, block_size={self.block_size}, "
@@ -95,8 +97,8 @@ class _FourBit(ABC):
         set_field = object.__setattr__
         set_field(self, "shape", _arrays.shape(self.shape))
         set_field(self, "block_size", check_block_size(self.block_size, "block_size"))
-        if self.quant_type not in CODEBOOKS:
-            raise InvalidValueError(f"quant_type: expected one of {', '.join(CODEBOOKS)}, got {self.quant_type!r}")
+        if not isinstance(self.quant_type, str) or self.quant_type not in CODEBOOKS:
+            raise InvalidValueError(f"quant_type: expected one of {', '.join(CODEBOOKS)}, got {brief(self.quant_type)}")
         data = _arrays.packed(self.data, "data")
         set_field(self, "data", read_only(data, "data", (len(self) + 1) // 2, np.uint8))
 
@@ -180,10 +182,11 @@ class DoubleQuantized4Bit(_FourBit):
         set_field = object.__setattr__
         self._check_codes()
         set_field(self, "super_block_size", check_block_size(self.super_block_size, "super_block_size"))
-        if self.scale_code not in ("linear", "dynamic"):
-            raise InvalidValueError(f"scale_code: expected 'linear' or 'dynamic', got {self.scale_code!r}")
-        if not np.isfinite(self.offset):
-            raise InvalidValueError(f"offset: must be finite, got {self.offset}")
+        if not isinstance(self.scale_code, str) or self.scale_code not in ("linear", "dynamic"):
+            raise InvalidValueError(f"scale_code: expected 'linear' or 'dynamic', got {brief(self.scale_code)}")
+        set_field(self, "offset", finite_float32(self.offset, "offset"))
+        if self.scale_code == "linear" and self.offset != 0:
+            raise InvalidValueError(f"offset: must be 0 for 'linear' scales, got {self.offset}")
         n_super = -(-self.num_blocks // self.super_block_size)
         scales = _arrays.packed(self.quantized_scales, "quantized_scales")
         set_field(self, "quantized_scales", read_only(scales, "quantized_scales", self.num_blocks, np.uint8))
@@ -204,15 +207,10 @@ class DoubleQuantized4Bit(_FourBit):
         """The scale of each block, float32 of shape (num_blocks,)."""
         table = nested_map(self.scale_code)
         super_scales = np.repeat(self.super_scales, self.super_block_size)[: self.num_blocks]
-        return table[self.quantized_scales] * super_scales + np.float32(self.offset)
-
-
-def check_block_size(value: Any, name: str) -> int:
-    """A power of two from 32 to 4096."""
-    size = _arrays.integer(value, name, SMALLEST_BLOCK, LARGEST_BLOCK)
-    if size & (size - 1):
-        raise InvalidValueError(f"{name}: expected a power of two from {SMALLEST_BLOCK} to {LARGEST_BLOCK}, got {size}")
-    return size
+        with np.errstate(over="ignore"):
+            scales = table[self.quantized_scales] * super_scales + np.float32(self.offset)
+        # Rounding may carry the scale of values at the very end of float32's range beyond it.
+        return np.minimum(scales, np.float32(np.finfo(np.float32).max), dtype=np.float32)
 
 
 def read_only(array: Any, name: str, size: int, dtype: type) -> NDArray[Any]:
@@ -222,9 +220,9 @@ def read_only(array: Any, name: str, size: int, dtype: type) -> NDArray[Any]:
         raise InvalidTypeError(f"{name}: expected dtype {np.dtype(dtype)}, got {array.dtype}")
     if array.size != size:
         raise InvalidValueError(f"{name}: expected {size} elements for this shape and block size, got {array.size}")
-    if dtype is np.float32 and not np.isfinite(array).all():
-        bad = int(np.flatnonzero(~np.isfinite(array))[0])
-        raise InvalidValueError(f"{name}: must be finite, got {array.reshape(-1)[bad]} at index {bad}")
+    if dtype is np.float32 and not (np.isfinite(array) & (array >= 0)).all():
+        bad = int(np.flatnonzero(~(np.isfinite(array) & (array >= 0)))[0])
+        raise InvalidValueError(f"{name}: must be finite and >= 0, got {array.reshape(-1)[bad]} at index {bad}")
     flat = np.ascontiguousarray(array).reshape(-1).view()
     flat.setflags(write=False)
     return flat

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from quantcore import BLOCK_SIZE, __version__, isa
 from quantcore.bitsandbytes_checkpoint import dequantize_checkpoint, quantize_checkpoint
-from quantcore.blockwise_records import check_block_size
+from quantcore.codebooks import check_block_size
 from quantcore.digits import evaluate_formats
 from quantcore.errors import QuantcoreError
 from quantcore.formats import SUPPORTED_TYPES, supported_format

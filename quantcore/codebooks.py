@@ -6,11 +6,14 @@ dynamic data type of Dettmers, 8-Bit Approximations for Parallelism in Deep Lear
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CODEBOOKS", "Codebook", "dynamic_map", "midpoint_tree"]
+from quantcore import _arrays
+
+__all__ = ["CODEBOOKS", "Codebook", "check_block_size", "dynamic_map", "midpoint_tree"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +60,11 @@ def dynamic_map() -> NDArray[np.float32]:
     values = np.sort(np.concatenate([-magnitudes, np.zeros(1, np.float32), magnitudes, np.ones(1, np.float32)]))
     values.setflags(write=False)
     return values
+
+
+def check_block_size(value: Any, name: str) -> int:
+    """A number of elements, or of scales, that share a scale: a power of two from 32 to 4096."""
+    return _arrays.power_of_two(value, name, 32, 4096)
 
 
 def _table(*values: float) -> NDArray[np.float32]:

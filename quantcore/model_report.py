@@ -41,5 +41,5 @@ class ModelReport:
             "source_bytes": self.source_bytes,
             "target_bytes": self.target_bytes,
             "notices": list(self.notices),
-            "tensors": [asdict(t) for t in self.tensors],
+            "tensors": [asdict(t) | {"shape": list(t.shape)} for t in self.tensors],
         }

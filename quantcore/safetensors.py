@@ -84,6 +84,7 @@ class SafetensorsReader:
         self._file.read_part(tensor.offset, tensor.nbytes, start, buffer)
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -183,6 +184,7 @@ class Checkpoint:
         self._shard_of[tensor.name].read_into(tensor, start, buffer)
 
     def close(self) -> None:
+        """Close all shards."""
         for shard in self.shards:
             shard.close()
 

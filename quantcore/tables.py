@@ -21,6 +21,15 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def brief(value: object, longest: int = 80) -> str:
+    """A value as it goes into a message: its repr, cut short."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer with more digits than Python prints
+        text = f"a {type(value).__name__} too long to print"
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
 def bytes_text(count: int) -> str:
     """A number of bytes with a binary unit."""
     size = float(count)

@@ -16,7 +16,7 @@ SEED = int(os.environ.get("QUANTCORE_TEST_SEED") or int.from_bytes(os.urandom(4)
 REQUIRE_PEERS = os.environ.get("QUANTCORE_REQUIRE_PEERS") == "1"
 
 _COMMON = settings(deadline=None, derandomize=False)
-settings.register_profile("default", _COMMON, max_examples=50)
+settings.register_profile("default", _COMMON, max_examples=40)
 settings.register_profile("thorough", _COMMON, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

@@ -284,13 +284,14 @@ def test_data_are_on_the_disk_before_the_name_is_given_and_the_name_before_the_e
     assert synced == [(len(NEW), False), ("folder", True)]
 
 
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()], ids=repr)
 @pytest.mark.parametrize("call", ["fsync", "write", "replace"])
-def test_input_output_error_leaves_the_old_output(call, old, monkeypatch):
+def test_call_that_fails_leaves_the_old_output(call, error, old, monkeypatch):
     def fail(*_: object) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+        raise error
 
     monkeypatch.setattr(os, call, fail)
-    with pytest.raises(OSError, match="Input/output error"):
+    with pytest.raises(type(error)):
         write(old, force=True)
     monkeypatch.undo()
     assert old.read_bytes() == OLD and names(old.parent) == {"out.gguf"}

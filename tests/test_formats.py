@@ -130,7 +130,8 @@ def test_equals_reference(fmt, kind, rng):
 
 @every_format
 def test_equals_ggml_on_a_million_blocks(fmt, rng):
-    n_rows, n_blocks = 2750, 0
+    """Types without blocks make do with a tenth."""
+    n_rows, n_blocks = 2750 if fmt.block_size > 1 else 275, 0
     for kind, distribution in DISTRIBUTIONS.items():
         values = fmt.in_range(distribution(rng, n_rows * 1024)).reshape(n_rows, 1024)
         blocks = values.reshape(-1, BLOCK)
@@ -139,7 +140,7 @@ def test_equals_ggml_on_a_million_blocks(fmt, rng):
         assert_same_bytes(data, ggml.quantize(values, fmt.id), fmt, blocks)
         assert_same_floats(dequantize(data, fmt.id), ggml.dequantize(data, fmt.id))
         n_blocks += np.count_nonzero(blocks.any(axis=1)) if kind != "zeros of both signs" else len(blocks)
-    assert n_blocks >= 1_000_000
+    assert n_blocks >= (1_000_000 if fmt.block_size > 1 else 100_000)
 
 
 @every_format
@@ -379,12 +380,12 @@ def test_overflow_names_the_block_and_the_value(fmt, dtype, sign):
 @every_format
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", INPUT_DTYPES, ids=str)
-@pytest.mark.parametrize("where", [0, 31, 4096, THREADED * BLOCK // 2 + 5, THREADED * BLOCK - 1])
-def test_what_is_not_finite_is_named(fmt, value, dtype, where):
+def test_what_is_not_finite_is_named(fmt, value, dtype):
     values = np.zeros(THREADED * BLOCK, dtype)
-    values[where:] = value
-    with pytest.raises(InvalidValueError, match=rf"^values: must be finite, got {value} at flat index {where}$"):
-        quantize(values, fmt.id)
+    for where in (values.size - 1, values.size // 2 + 5, 4096, 31, 0):
+        values[where] = value
+        with pytest.raises(InvalidValueError, match=rf"^values: must be finite, got {value} at flat index {where}$"):
+            quantize(values, fmt.id)
 
 
 @every_format
@@ -414,13 +415,13 @@ def test_float64_beyond_float32(fmt, value):
 
 
 @every_format
-@pytest.mark.parametrize("where", [0, 1, 65535, 65536, 199_999])
-@pytest.mark.parametrize("n_threads", [1, 2, 3])
+@pytest.mark.parametrize("where", [0, 1, 65536, 99_999])
+@pytest.mark.parametrize("n_threads", [1, 3])
 def test_scales_that_are_not_finite(fmt, where, n_threads):
     """Refused by the first such block; let through on request, and all other blocks are decoded all the same."""
     exponent_all_ones = {"F32": b"\0\0\x80\xff", "BF16": b"\x81\xff"}.get(fmt.name, b"\x00\xfc")
     good = quantize(np.ones(fmt.block_size, F32), fmt.id)
-    data = np.tile(good, (200_000, 1))
+    data = np.tile(good, (100_000, 1))
     data[where:, : len(exponent_all_ones)] = np.frombuffer(exponent_all_ones, np.uint8)
     with pytest.raises(InvalidValueError, match=rf"^data: block {where} of {fmt} "):
         dequantize(data, fmt.id, n_threads=n_threads)

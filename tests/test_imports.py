@@ -27,8 +27,8 @@ FLOORS = [
     {"__main__", "cli"},
     {"bitsandbytes_checkpoint", "bitsandbytes_jobs", "digits", "gguf", "inspection", "safetensors", "safetensors_writer"},
     {"analysis", "block_records", "blockwise", "blockwise_records", "formats"},
-    {"_arrays", "_files", "_parallel", "bitsandbytes_layout", "streaming"},
-    {"_kernels", "codebooks", "data", "ggml_types", "model_report", "tables"},
+    {"_arrays", "_files", "_parallel", "bitsandbytes_layout", "codebooks", "streaming"},
+    {"_kernels", "data", "ggml_types", "model_report", "tables"},
     {"errors"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}

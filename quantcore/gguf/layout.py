@@ -67,13 +67,16 @@ class KeyValue:
 
     @classmethod
     def uint32(cls, key: str, value: int) -> "KeyValue":
+        """An entry with an unsigned number."""
         return cls(key, ValueType.UINT32, struct.pack("<I", value))
 
     @classmethod
     def string(cls, key: str, value: str) -> "KeyValue":
+        """An entry with a text."""
         return cls(key, ValueType.STRING, encoded_string(value))
 
     def encoded(self) -> bytes:
+        """Key, type and value as they stand in a file."""
         return encoded_string(self.key) + struct.pack("<I", self.type_id) + self.raw
 
 
@@ -88,6 +91,7 @@ class TensorInfo:
 
     @property
     def type(self) -> GGMLType:
+        """The type that `type_id` stands for."""
         return GGML_TYPES[self.type_id]
 
     @property
@@ -97,6 +101,7 @@ class TensorInfo:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the data."""
         return self.size // self.type.block_size * self.type.bytes_per_block
 
 

@@ -85,6 +85,7 @@ class GGUFReader:
         self._file.read_part(tensor.offset, tensor.nbytes, start, buffer)
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def __enter__(self) -> Self:
