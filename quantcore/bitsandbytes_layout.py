@@ -129,7 +129,8 @@ def finite_float32(value: Any, name: str) -> float:
     """A real number, rounded to float32 and finite there."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise InvalidTypeError(f"{name}: expected a number, got {brief(value)}")
-    if not abs(value) <= float(np.finfo(np.float32).max):
+    number: Any = value
+    if not abs(number) <= float(np.finfo(np.float32).max):
         raise InvalidValueError(f"{name}: must be finite in float32, got {brief(value)}")
     return float(np.float32(value))
 

@@ -208,9 +208,10 @@ class DoubleQuantized4Bit(_FourBit):
         table = nested_map(self.scale_code)
         super_scales = np.repeat(self.super_scales, self.super_block_size)[: self.num_blocks]
         with np.errstate(over="ignore"):
-            scales = table[self.quantized_scales] * super_scales + np.float32(self.offset)
+            scales: NDArray[np.float32] = table[self.quantized_scales] * super_scales + np.float32(self.offset)
         # Rounding may carry the scale of values at the very end of float32's range beyond it.
-        return np.minimum(scales, np.float32(np.finfo(np.float32).max), dtype=np.float32)
+        scales[scales > np.finfo(np.float32).max] = np.finfo(np.float32).max
+        return scales
 
 
 def read_only(array: Any, name: str, size: int, dtype: type) -> NDArray[Any]:
