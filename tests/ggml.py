@@ -30,33 +30,34 @@ class _TypeTraits(ctypes.Structure):
 
 
 @cache
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
+    """The loaded library."""
     spec = importlib.util.find_spec("pywhispercpp")
     if spec is None or spec.origin is None:
         pytest.skip("needs pywhispercpp")
     (path,) = Path(spec.origin).parents[1].glob("pywhispercpp.libs/libggml-base*.so*")
-    library = ctypes.CDLL(str(path))
-    library.ggml_quantize_chunk.restype = ctypes.c_size_t
-    library.ggml_quantize_chunk.argtypes = (
+    loaded = ctypes.CDLL(str(path))
+    loaded.ggml_quantize_chunk.restype = ctypes.c_size_t
+    loaded.ggml_quantize_chunk.argtypes = (
         [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_int64] * 3 + [ctypes.c_void_p]
     )
-    library.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
-    library.ggml_type_name.restype = ctypes.c_char_p
-    library.ggml_version.restype = ctypes.c_char_p
-    library.ggml_blck_size.restype = ctypes.c_int64
-    library.ggml_type_size.restype = ctypes.c_size_t
-    return library
+    loaded.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
+    loaded.ggml_type_name.restype = ctypes.c_char_p
+    loaded.ggml_version.restype = ctypes.c_char_p
+    loaded.ggml_blck_size.restype = ctypes.c_int64
+    loaded.ggml_type_size.restype = ctypes.c_size_t
+    return loaded
 
 
 def version() -> str:
     """ggml's own version."""
-    return _library().ggml_version().decode()
+    return library().ggml_version().decode()
 
 
 def type_sizes(type_id: int) -> tuple[str, int, int]:
     """ggml's name of a type in lower case, the elements in a block, and the bytes a block takes."""
-    traits = _traits(type_id)
-    return traits.type_name.decode().lower(), traits.blck_size, traits.type_size
+    found = traits(type_id)
+    return found.type_name.decode().lower(), found.blck_size, found.type_size
 
 
 def quantize(values: np.ndarray, type_id: int) -> bytes:
@@ -66,7 +67,7 @@ def quantize(values: np.ndarray, type_id: int) -> bytes:
     _, block_size, bytes_per_block = type_sizes(type_id)
     values = np.ascontiguousarray(values)
     out = np.empty(rows * cols // block_size * bytes_per_block, np.uint8)
-    written = _library().ggml_quantize_chunk(type_id, values.ctypes.data, out.ctypes.data, 0, rows, cols, None)
+    written = library().ggml_quantize_chunk(type_id, values.ctypes.data, out.ctypes.data, 0, rows, cols, None)
     assert written == out.size
     return out.tobytes()
 
@@ -76,7 +77,7 @@ def dequantize(data: np.ndarray | bytes, type_id: int) -> np.ndarray:
     raw = np.frombuffer(bytes(data), np.uint8)
     _, block_size, bytes_per_block = type_sizes(type_id)
     out = np.empty(raw.size // bytes_per_block * block_size, np.float32)
-    to_float = _traits(type_id).to_float
+    to_float = traits(type_id).to_float
     if not to_float:  # F32 has none
         return raw.view(np.float32)
     to_float(raw.ctypes.data, out.ctypes.data, out.size)
@@ -84,11 +85,12 @@ def dequantize(data: np.ndarray | bytes, type_id: int) -> np.ndarray:
 
 
 @cache
-def _traits(type_id: int) -> _TypeTraits:
-    library = _library()
-    traits = library.ggml_get_type_traits(type_id).contents
+def traits(type_id: int) -> _TypeTraits:
+    """ggml's description of a type, with its `to_float`."""
+    loaded = library()
+    found = loaded.ggml_get_type_traits(type_id).contents
     # The structure is read right only if it says what ggml's functions say.
-    assert traits.type_name == library.ggml_type_name(type_id)
-    assert traits.blck_size == library.ggml_blck_size(type_id)
-    assert traits.type_size == library.ggml_type_size(type_id)
-    return traits
+    assert found.type_name == loaded.ggml_type_name(type_id)
+    assert found.blck_size == loaded.ggml_blck_size(type_id)
+    assert found.type_size == loaded.ggml_type_size(type_id)
+    return found
