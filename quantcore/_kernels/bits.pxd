@@ -33,7 +33,8 @@ cdef inline uint32_t f16_bits_of(float x) noexcept nogil:
     cdef uint32_t subnormal = bits_of(float_of(magnitude) + <float> 0.5) - <uint32_t> 0x3F000000
     cdef uint32_t half = normal if magnitude >= <uint32_t> 0x38800000 else subnormal
     half = <uint32_t> 0x7C00 if magnitude >= <uint32_t> 0x477FF000 else half
-    half = <uint32_t> 0x7E00 if magnitude > <uint32_t> INFINITE else half
+    # The top bit of the difference is set for NaN alone, and becomes the half's quiet bit.
+    half = half | (<uint32_t> INFINITE - magnitude) >> 31 << 9
     return half | ((bits >> 16) & <uint32_t> 0x8000)
 
 

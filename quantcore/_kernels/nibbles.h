@@ -1,10 +1,11 @@
-/* nibbles.h: the two table searches of 4-bit codes, with the permutations of AVX2 and AVX-512 where there are any.
+/* nibbles.h: coding and decoding of 4-bit codes with the permutations and widenings of AVX2 and AVX-512.
  *
  * Coding is a search over 15 midpoints, laid out as a binary tree: node k has its children at 2k and 2k+1, the leaves are
  * 16 to 31, so the code is the leaf less 16 after four steps of "twice the node, and one more if x is greater". A register
  * holds the tree (AVX-512) or half of it (AVX2), and one permutation looks up all lanes' nodes. Decoding is a look-up in a
  * table of 16 floats. Every path computes the same comparisons and products, so the bytes are the same.
- * Two codes to a byte, the first one high. Pointers may overlap nowhere. */
+ * search32 and lookup32 have two codes to a byte, the first one high; centred32 is GGUF's order (element j low, j + 16 high)
+ * and the value code - 8. No pointers overlap. */
 #ifndef QUANTCORE_NIBBLES_H
 #define QUANTCORE_NIBBLES_H
 #include <stdint.h>
@@ -61,6 +62,15 @@ static inline void quantcore_lookup32(const uint8_t *data, float scale, const fl
     _mm512_storeu_ps(y + 16, _mm512_mul_ps(_mm512_permutexvar_ps(second, wide_table), wide_scale));
 }
 
+static inline void quantcore_centred32(const uint8_t *data, float scale, float *y) {
+    __m512 wide_scale = _mm512_set1_ps(scale);
+    __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)data)), eight = _mm512_set1_epi32(8);
+    __m512i low = _mm512_sub_epi32(_mm512_and_si512(codes, _mm512_set1_epi32(15)), eight);
+    __m512i high = _mm512_sub_epi32(_mm512_srli_epi32(codes, 4), eight);
+    _mm512_storeu_ps(y, _mm512_mul_ps(_mm512_cvtepi32_ps(low), wide_scale));
+    _mm512_storeu_ps(y + 16, _mm512_mul_ps(_mm512_cvtepi32_ps(high), wide_scale));
+}
+
 #elif defined(__AVX2__)
 
 static inline __m256i quantcore_search8(const float *x, __m256 inverse, __m256 upper, __m256 lowest, int is_fp4) {
@@ -115,6 +125,18 @@ static inline void quantcore_lookup32(const uint8_t *data, float scale, const fl
     }
 }
 
+static inline void quantcore_centred32(const uint8_t *data, float scale, float *y) {
+    __m256 wide_scale = _mm256_set1_ps(scale);
+    __m256i eight = _mm256_set1_epi32(8), mask = _mm256_set1_epi32(15);
+    for (int part = 0; part < 2; part++) {
+        __m256i codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(data + 8 * part)));
+        __m256i low = _mm256_sub_epi32(_mm256_and_si256(codes, mask), eight);
+        __m256i high = _mm256_sub_epi32(_mm256_srli_epi32(codes, 4), eight);
+        _mm256_storeu_ps(y + 8 * part, _mm256_mul_ps(_mm256_cvtepi32_ps(low), wide_scale));
+        _mm256_storeu_ps(y + 8 * part + 16, _mm256_mul_ps(_mm256_cvtepi32_ps(high), wide_scale));
+    }
+}
+
 #else
 
 /* Without permutations of floats: the code is the number of midpoints below x, counted; this loop vectorises anywhere. */
@@ -136,6 +158,15 @@ static inline void quantcore_lookup32(const uint8_t *data, float scale, const fl
         y[2 * j] = table[data[j] >> 4] * scale;
         y[2 * j + 1] = table[data[j] & 15] * scale;
     }
+}
+
+static inline void quantcore_centred32(const uint8_t *data, float scale, float *y) {
+    int8_t code[QUANTCORE_GROUP];
+    for (int j = 0; j < 16; j++) {
+        code[j] = (int8_t)((data[j] & 15) - 8);
+        code[j + 16] = (int8_t)((data[j] >> 4) - 8);
+    }
+    for (int j = 0; j < QUANTCORE_GROUP; j++) y[j] = (float)code[j] * scale;
 }
 
 #endif
