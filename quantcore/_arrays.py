@@ -143,7 +143,7 @@ def output(
     """
     if out is None:
         return np.empty(shape, dtype)
-    if type(out) is not np.ndarray:
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise InvalidTypeError(f"out: expected a numpy.ndarray, got {type(out).__name__}")
     if out.dtype != dtype:
         raise InvalidValueError(f"out: expected dtype {dtype}, got {out.dtype}")

@@ -81,16 +81,25 @@ def run(
 
 
 def _run_in_threads(kernel: Callable[[_kernels.Chunks], None], chunks: _kernels.Chunks, n_threads: int) -> None:
-    workers = [threading.Thread(target=kernel, args=(chunks,), name="quantcore") for _ in range(n_threads)]
-    started = []
+    under_way: list[threading.Event] = []
+
+    def work() -> None:
+        ended = threading.Event()
+        under_way.append(ended)  # a worker that comes after `cancel` finds no chunk
+        try:
+            kernel(chunks)
+        finally:
+            ended.set()
+
+    workers = [threading.Thread(target=work, name="quantcore") for _ in range(n_threads)]
     try:
         for worker in workers:
             worker.start()
-            started.append(worker)
-        for worker in started:
+        for worker in workers:
             worker.join()
     except BaseException:
         chunks.cancel()
-        for worker in started:
-            worker.join()
+        # Not join: in CPython 3.11, one that Ctrl-C interrupted takes its thread for stopped while that still runs.
+        for ended in under_way:
+            ended.wait()
         raise

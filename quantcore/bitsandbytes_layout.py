@@ -189,6 +189,8 @@ def _as_array(value: Any, name: str) -> NDArray[Any]:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidTypeError(f"{name}: cannot be read as an array ({error})") from error
+    if array.dtype.name == "bfloat16":
+        array = array.view(np.uint16)
     if array.dtype.kind not in "biuf":
         raise InvalidTypeError(f"{name}: expected an array of numbers, got dtype {array.dtype}")
     return array

@@ -1,6 +1,6 @@
 """Q4_0 and Q8_0 as records: the quantized bytes together with the shape they came from."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar, Self
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from quantcore import _arrays
+from quantcore._pickles import reduced
 from quantcore.errors import InvalidValueError
 from quantcore.formats import dequantize, quantize_blocks
 from quantcore.ggml_types import GGML_TYPES, GGUFQuantType
@@ -25,9 +26,14 @@ class BlockQuantized:
         ggml's bytes: shape (..., cols // 32 * bytes_per_block); for a 1-D tensor one row of whole blocks.
     shape : tuple of int
         The shape of the original values.
+
+    Raises
+    ------
+    ValueError
+        `data` is not what `shape` asks for.
     """
 
-    data: NDArray[np.uint8] = field()
+    data: NDArray[np.uint8]
     shape: tuple[int, ...]
 
     qtype: ClassVar[GGUFQuantType]
@@ -52,7 +58,7 @@ class BlockQuantized:
         source = _arrays.floats(values, "values")
         data = np.empty(cls._data_shape(source.shape, "values"), np.uint8)
         quantize_blocks(source, GGML_TYPES[cls.qtype], data.reshape(-1), n_threads)
-        return cls(_read_only(data), source.shape)
+        return cls(data, source.shape)
 
     def dequantize(
         self, *, dtype: DTypeLike = np.float32, n_threads: int | None = None, out: NDArray[Any] | None = None
@@ -82,7 +88,7 @@ class BlockQuantized:
             raise InvalidValueError(
                 f"buffer: {cls.__name__} of shape {shape} takes {prod(data_shape)} bytes, got {data.size}"
             )
-        return cls(_read_only(data.reshape(data_shape).copy()), shape)
+        return cls(data.reshape(data_shape).copy(), shape)
 
     def to_bytes(self) -> bytes:
         """ggml's bytes, as they stand in a GGUF file."""
@@ -129,7 +135,18 @@ class BlockQuantized:
         return f"{type(self).__name__}(shape={self.shape}, {sizes})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), self.to_bytes(), self.shape)
+        return reduced(self, self.data, self.shape)
+
+    def __post_init__(self) -> None:
+        shape = _arrays.shape(self.shape)
+        data = _arrays.contiguous(_arrays.packed(self.data, "data"))
+        expected = self._data_shape(shape, "shape")
+        if data.shape != expected:
+            raise InvalidValueError(f"data: expected shape {expected} for values of shape {shape}, got {data.shape}")
+        data = data.view()
+        data.setflags(write=False)
+        object.__setattr__(self, "data", data)
+        object.__setattr__(self, "shape", shape)
 
     @classmethod
     def _data_shape(cls, shape: tuple[int, ...], name: str) -> tuple[int, ...]:
@@ -172,12 +189,3 @@ class Q8_0(BlockQuantized):
     """
 
     qtype = GGUFQuantType.Q8_0
-
-
-def _read_only(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    data.setflags(write=False)
-    return data
-
-
-def _restore(cls: type[BlockQuantized], data: bytes, shape: tuple[int, ...]) -> BlockQuantized:
-    return cls.from_bytes(data, shape)

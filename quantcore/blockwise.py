@@ -63,7 +63,8 @@ def quantize_4bit(
 
     Notes
     -----
-    int4: `scale = absmax / 7`, code `clip(rint(x / scale), -7, 7)`, so that |x - x̂| <= scale / 2.
+    int4: `scale = absmax / 7`, code `clip(rint(x / scale), -7, 7)`, so that |x - x̂| <= scale / 2 up to the rounding of
+    float32.
     NF4, FP4: the scale is absmax, and `x * (1 / absmax)` in float32 gets the nearest value of the code's table, the
     lower one of two. Codes, scales and packed bytes are those of bitsandbytes' `quantize_4bit`, but for a short last
     block, which its CPU path divides by absmax; here it is multiplied like all others, as its GPU kernel does.
@@ -176,10 +177,13 @@ def quantize_4bit_double(
     "dynamic": `offset = mean(scales)`, `super_scale = max|scales - offset|` of 256 blocks, code the nearest value of
     the dynamic map to `(scales - offset) * (1 / super_scale)`; 4-bit codes as `quantize_4bit`'s. bitsandbytes' CPU path
     looks codes up in a table of 65,536 entries and is off by one code for about 0.2 % of them; these are the nearest.
+    The offset is the mean rounded once; torch's sum in float32 may differ from it in the last bits.
     """
     codebook = codebook_of(quant_type)
     block_size = check_block_size(block_size, "block_size")
     super_block_size = check_block_size(super_block_size, "super_block_size")
+    if not isinstance(scale_code, str) or scale_code not in ("linear", "dynamic"):
+        raise InvalidValueError(f"scale_code: expected 'linear' or 'dynamic', got {brief(scale_code)}")
     if scale_code == "dynamic":
         if super_block_size != DOUBLE_QUANT_BLOCK_SIZE:
             raise InvalidValueError(
@@ -189,8 +193,6 @@ def quantize_4bit_double(
         return DoubleQuantized4Bit(
             *dynamic_scales(q.scales), q.data, q.shape, block_size, quant_type, super_block_size, scale_code
         )
-    if scale_code != "linear":
-        raise InvalidValueError(f"scale_code: expected 'linear' or 'dynamic', got {brief(scale_code)}")
     source = _arrays.floats(values, "values")
     scales = np.empty(-(-source.size // block_size), np.uint8)
     super_scales = np.empty(-(-scales.size // super_block_size), np.float32)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcore import _arrays
+from quantcore._pickles import reduced
 from quantcore.bitsandbytes_layout import NestedState, PackedState, finite_float32, nested_map
 from quantcore.codebooks import CODEBOOKS, check_block_size
 from quantcore.errors import InvalidTypeError, InvalidValueError
@@ -57,7 +58,7 @@ class _FourBit(ABC):
     __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), tuple(getattr(self, f.name) for f in fields(self))  # type: ignore[arg-type]
+        return reduced(self, *(getattr(self, f.name) for f in fields(self)))  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
         return (

@@ -3,10 +3,12 @@
 Sizes are written as sums of a block's fields, so that the table documents the layouts (source: ggml's `ggml-common.h`).
 """
 
+import operator
 from dataclasses import dataclass
 from enum import IntEnum
 
 from quantcore.errors import InvalidTypeError, InvalidValueError
+from quantcore.tables import brief
 
 __all__ = ["GGML_TYPES", "GGUF_BLOCK_SIZE", "GGMLType", "GGUFQuantType", "as_ggml_type"]
 
@@ -132,12 +134,12 @@ def as_ggml_type(qtype: object, name: str = "qtype") -> GGMLType:
     """The layout that a `GGUFQuantType`, its name in any case, or its id stands for."""
     if isinstance(qtype, str):
         member = GGUFQuantType.__members__.get(qtype.upper())
-    elif isinstance(qtype, bool) or not isinstance(qtype, int):
-        raise InvalidTypeError(f"{name}: expected a GGUFQuantType, its name or its id, got {qtype!r}")
+    elif isinstance(qtype, bool) or not hasattr(qtype, "__index__"):
+        raise InvalidTypeError(f"{name}: expected a GGUFQuantType, its name or its id, got {brief(qtype)}")
     else:
-        member = _QUANT_TYPES.get(qtype)
+        member = _QUANT_TYPES.get(operator.index(qtype))
     if member is None:
-        raise InvalidValueError(f"{name}: unknown type {qtype!r}; known: {', '.join(GGUFQuantType.__members__)}")
+        raise InvalidValueError(f"{name}: unknown type {brief(qtype)}; known: {', '.join(GGUFQuantType.__members__)}")
     return GGML_TYPES[member]
 
 

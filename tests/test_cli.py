@@ -219,13 +219,14 @@ def test_inspect_values_that_json_has_no_numbers_for(call, tmp_path):
         KeyValue("x.inf", float("inf"), "FLOAT32"),
         KeyValue("x.list", [1.5, float("nan"), float("-inf")], "ARRAY", "FLOAT64"),
         KeyValue("x.long", list(range(100)), "ARRAY", "INT32"),
+        KeyValue("x.tokens", [b"\xff\n", "\u00e9"], "ARRAY", "STRING"),
     ]
     write_gguf(tmp_path / "in.gguf", [], key_values=key_values)
     status, text, err = call("inspect", tmp_path / "in.gguf", "--json")
     assert (status, err) == (0, "")
     metadata = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))["metadata"]
     assert metadata["x.inf"] == "inf" and metadata["x.list"] == [1.5, "nan", "-inf"]
-    assert metadata["x.long"]["length"] == 100
+    assert metadata["x.long"]["length"] == 100 and metadata["x.tokens"] == ["\\xff\n", "\u00e9"]
     text = call("inspect", tmp_path / "in.gguf").out
     assert re.search(r"^x\.list +\[1\.5, nan, -inf\]$", text, re.MULTILINE)
     assert re.search(r"^x\.long +\[0, 1, .*\] \(100 items\)$", text, re.MULTILINE)

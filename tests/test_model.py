@@ -3,9 +3,11 @@
 What is written is read back with gguf-py, and what is read was written with it or with the safetensors library.
 """
 
+import errno
 import itertools
 import json
 import os
+import resource
 import string
 import struct
 from pathlib import Path
@@ -371,10 +373,12 @@ def test_block_with_an_infinite_scale_is_named(origin, tmp_path, out):
         assert not out.exists()
 
 
+@pytest.mark.usefixtures("small_slabs")
 def test_decoded_value_beyond_f16_is_named(tmp_path, out):
-    data = quantize(np.full((1, 64), 1e6, np.float32), "Q8_0")
-    path = write_model(tmp_path / "in.gguf", ("a.weight", data, "Q8_0"))
-    with pytest.raises(InvalidValueError, match=r"tensor 'a\.weight': .* at flat index 0 is too large for F16"):
+    values = normal(40, 64)
+    values.flat[THIRD] = 1e6
+    path = write_model(tmp_path / "in.gguf", ("a.weight", quantize(values, "Q8_0"), "Q8_0"))
+    with pytest.raises(InvalidValueError, match=rf"tensor 'a\.weight': .* at flat index {THIRD} is too large for F16"):
         dequantize_model(path, out, "F16")
     assert not out.exists()
 
@@ -488,6 +492,39 @@ def test_input_that_shrinks_meanwhile_is_reported(source, out):
     with pytest.raises(FileFormatError, match=rf"in\.gguf: ends at offset {size // 2} .* had {size} bytes"):
         quantize_model(source, out, "Q4_0", progress=lambda *_: os.truncate(source, size // 2))
     assert os.listdir(out.parent) == ["in.gguf"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.9, 1.0])
+@pytest.mark.usefixtures("small_slabs")
+def test_write_that_fails_is_reported_wherever_it_is(share, source, out):
+    """Also that of the very last slab, which is written while nothing else is left to do."""
+    quantize_model(source, out, "Q8_0")
+    n_bytes = out.stat().st_size
+    out.write_bytes(OLD)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * (n_bytes - 1)), hard))
+    try:
+        with pytest.raises(OSError) as caught:
+            quantize_model(source, out, "Q8_0", force=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG
+    assert out.read_bytes() == OLD and sorted(os.listdir(out.parent)) == ["in.gguf", "out.gguf"]
+
+
+def test_dry_run_refuses_what_the_run_would_refuse(source, out, tmp_path):
+    out.write_bytes(OLD)
+    with pytest.raises(OutputFileError, match="exists already"):
+        quantize_model(source, out, "Q8_0", dry_run=True)
+    with pytest.raises(OutputFileError, match="same file as the input"):
+        quantize_model(source, source, "Q8_0", dry_run=True, force=True)
+    path = write_model(tmp_path / "quantized.gguf", ("a.weight", quantize(normal(2, 64), "Q8_0"), "Q8_0"))
+    with pytest.raises(InvalidValueError, match="allow_requantize"):
+        quantize_model(path, out, "Q4_0", dry_run=True, force=True)
+    save_file({"a" * 64: normal(3)}, tmp_path / "model.safetensors")
+    with pytest.raises(InvalidValueError, match="1 to 63 bytes"):
+        quantize_model(tmp_path / "model.safetensors", out, "Q4_0", dry_run=True, force=True)
+    assert out.read_bytes() == OLD
 
 
 def test_dry_run_reports_and_writes_nothing(source, out):
