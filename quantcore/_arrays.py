@@ -233,8 +233,14 @@ def shape(value: Any, name: str = "shape") -> tuple[int, ...]:
 
 def refuse_block(values: Floats, name: str, block: int, block_size: int, type_name: str) -> NoReturn:
     """Say why the kernel could not take a block: its first NaN or inf, or a value too large for the format."""
-    start = block * block_size
-    part = values.values(start, min(start + block_size, values.size))
+    refuse_range(values, name, block * block_size, min((block + 1) * block_size, values.size), block_size, type_name)
+
+
+def refuse_range(
+    values: Floats, name: str, start: int, stop: int, block_size: int = 1, type_name: str = "float32"
+) -> NoReturn:
+    """Say why elements from start to stop were refused: the first NaN or inf, or else the value that is too large."""
+    part = values.values(start, stop)
     infinite = np.flatnonzero(~np.isfinite(part))
     worst = int(infinite[0]) if infinite.size else int(np.argmax(np.abs(part)))
     what = f"{part[worst]} at flat index {values.first + start + worst}"
@@ -242,5 +248,5 @@ def refuse_block(values: Floats, name: str, block: int, block_size: int, type_na
         raise InvalidValueError(f"{name}: must be finite, got {what}")
     if abs(float(part[worst])) > _F32_MAX:
         raise InvalidValueError(f"{name}: {what} is beyond the range of float32 (±{_F32_MAX:.9g})")
-    in_block = f" (block {values.first // block_size + block})" if block_size > 1 else ""
+    in_block = f" (block {(values.first + start) // block_size})" if block_size > 1 else ""
     raise InvalidValueError(f"{name}: {what}{in_block} is too large for {type_name}")

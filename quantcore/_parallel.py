@@ -71,13 +71,18 @@ def run(
     """
     if n_threads is not None:
         n_threads = integer(n_threads, "n_threads", 1)
-    chunks = _kernels.Chunks(n_items, max(unit, CHUNK_BYTES // item_bytes // unit * unit), goes_on)
+    chunks = _kernels.Chunks(n_items, chunk_items(item_bytes, unit), goes_on)
     if n_items * item_bytes <= INLINE_BYTES:
         kernel(chunks)
     else:
         n_threads = n_threads or get_num_threads()
         _run_in_threads(kernel, chunks, min(n_threads, n_items * item_bytes // CHUNK_BYTES))
     return chunks.first_bad
+
+
+def chunk_items(item_bytes: int, unit: int = 64) -> int:
+    """How many items `run` hands out together."""
+    return max(unit, CHUNK_BYTES // item_bytes // unit * unit)
 
 
 def _run_in_threads(kernel: Callable[[_kernels.Chunks], None], chunks: _kernels.Chunks, n_threads: int) -> None:

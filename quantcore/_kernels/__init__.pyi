@@ -54,3 +54,62 @@ def dequantize_nibbles(
 def nearest_codes(
     x: NDArray[np.float32], inverse: float, tree: NDArray[np.float32], out: NDArray[np.uint8]
 ) -> None: ...
+
+_Layout = tuple[int, int, int, int]
+
+def extremes_of_groups(
+    values: NDArray[np.uint8],
+    dtype: int,
+    layout: _Layout,
+    lowest: NDArray[np.int32],
+    highest: NDArray[np.int32],
+    chunks: Chunks,
+) -> None: ...
+def extremes_of_columns(
+    values: NDArray[np.uint8],
+    dtype: int,
+    width: int,
+    lowest: NDArray[np.int32],
+    highest: NDArray[np.int32],
+    chunks: Chunks,
+) -> None: ...
+def quantize_groups(
+    values: NDArray[np.uint8],
+    dtype: int,
+    layout: _Layout,
+    inverses: NDArray[np.float32],
+    zero_points: NDArray[np.int32],
+    qmin: int,
+    qmax: int,
+    out: NDArray[np.uint8],
+    chunks: Chunks,
+) -> None: ...
+def quantize_columns(
+    values: NDArray[np.uint8],
+    dtype: int,
+    inverses: NDArray[np.float32],
+    zero_points: NDArray[np.int32],
+    qmin: int,
+    qmax: int,
+    out: NDArray[np.uint8],
+    chunks: Chunks,
+) -> None: ...
+def dequantize_groups(
+    codes: NDArray[np.uint8],
+    is_signed: bool,
+    layout: _Layout,
+    scales: NDArray[np.float32],
+    zero_points: NDArray[np.int32],
+    out: NDArray[np.uint8],
+    dtype: int,
+    chunks: Chunks,
+) -> None: ...
+def dequantize_columns(
+    codes: NDArray[np.uint8],
+    is_signed: bool,
+    scales: NDArray[np.float32],
+    zero_points: NDArray[np.int32],
+    out: NDArray[np.uint8],
+    dtype: int,
+    chunks: Chunks,
+) -> None: ...

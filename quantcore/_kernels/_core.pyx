@@ -1,10 +1,10 @@
 # _core.pyx: the one door between Python and the kernels: memoryviews become pointers here, the GIL is released here.
 # Nothing is checked: quantcore/_arrays.py has done that. The functions are called by several threads with one Chunks.
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint64_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint64_t
 
 from quantcore._kernels.floats cimport size_of
-from quantcore._kernels.table cimport N_FORMATS, BlockKernels, KernelTable
+from quantcore._kernels.table cimport N_FORMATS, BlockKernels, GroupLayout, KernelTable
 
 cdef extern from "cpu.h":
     int quantcore_x86_64_level() noexcept nogil
@@ -211,3 +211,123 @@ def nearest_codes(const float[::1] x, float inverse, const float[::1] tree, uint
     if x.shape[0]:
         with nogil:
             TABLE.nearest_of_256(&x[0], x.shape[0], inverse, &tree[0], &out[0])
+
+
+cdef GroupLayout layout_of(tuple layout):
+    cdef GroupLayout result
+    result.cols, result.size, result.per_row, result.sharing = layout
+    return result
+
+
+def extremes_of_groups(
+    const uint8_t[::1] values, int dtype, tuple layout, int32_t[::1] lowest, int32_t[::1] highest, Chunks chunks
+):
+    """Keys of the extremes of each group; `chunks` hand out groups. `layout`: (cols, size, per_row, sharing)."""
+    cdef GroupLayout groups = layout_of(layout)
+    cdef int64_t start
+    if chunks.total == 0:
+        return
+    with nogil:
+        start = chunks.take()
+        while start >= 0:
+            TABLE.groups_extremes(
+                &values[0], dtype, &groups, start, chunks.count(start), &lowest[0], &highest[0]
+            )
+            start = chunks.take()
+
+
+def extremes_of_columns(
+    const uint8_t[::1] values, int dtype, int64_t width, int32_t[:, ::1] lowest, int32_t[:, ::1] highest, Chunks chunks
+):
+    """Keys of the extremes of each column, a row of them for each chunk; `chunks` hand out rows."""
+    cdef int64_t start, itemsize = size_of(dtype), i
+    if chunks.total == 0 or width == 0:
+        return
+    with nogil:
+        start = chunks.take()
+        while start >= 0:
+            i = start // chunks.size
+            TABLE.columns_extremes(
+                &values[0] + start * width * itemsize, dtype, chunks.count(start), width, &lowest[i, 0], &highest[i, 0]
+            )
+            start = chunks.take()
+
+
+def quantize_groups(
+    const uint8_t[::1] values, int dtype, tuple layout, const float[::1] inverses, const int32_t[::1] zero_points,
+    int qmin, int qmax, uint8_t[::1] out, Chunks chunks,
+):
+    """Affine codes, a scale for each group; `chunks` hand out groups."""
+    cdef GroupLayout groups = layout_of(layout)
+    cdef int64_t start
+    if chunks.total == 0:
+        return
+    with nogil:
+        start = chunks.take()
+        while start >= 0:
+            chunks.report(
+                0,
+                TABLE.groups_quantize(
+                    &values[0], dtype, &groups, start, chunks.count(start), &inverses[0], &zero_points[0],
+                    inverses.shape[0], qmin, qmax, &out[0],
+                ),
+            )
+            start = chunks.take()
+
+
+def quantize_columns(
+    const uint8_t[::1] values, int dtype, const float[::1] inverses, const int32_t[::1] zero_points, int qmin, int qmax,
+    uint8_t[::1] out, Chunks chunks,
+):
+    """Affine codes, a scale for each column of a row; `chunks` hand out rows."""
+    cdef int64_t start, itemsize = size_of(dtype), width = inverses.shape[0]
+    if chunks.total == 0 or width == 0:
+        return
+    with nogil:
+        start = chunks.take()
+        while start >= 0:
+            chunks.report(
+                start,
+                TABLE.columns_quantize(
+                    &values[0] + start * width * itemsize, dtype, chunks.count(start), width, &inverses[0],
+                    &zero_points[0], qmin, qmax, &out[0] + start * width,
+                ),
+            )
+            start = chunks.take()
+
+
+def dequantize_groups(
+    const uint8_t[::1] codes, bint is_signed, tuple layout, const float[::1] scales, const int32_t[::1] zero_points,
+    uint8_t[::1] out, int dtype, Chunks chunks,
+):
+    """Decode affine codes, a scale for each group; `chunks` hand out groups."""
+    cdef GroupLayout groups = layout_of(layout)
+    cdef int64_t start
+    if chunks.total == 0:
+        return
+    with nogil:
+        start = chunks.take()
+        while start >= 0:
+            TABLE.groups_dequantize(
+                &codes[0], is_signed, &groups, start, chunks.count(start), &scales[0], &zero_points[0], scales.shape[0],
+                &out[0], dtype,
+            )
+            start = chunks.take()
+
+
+def dequantize_columns(
+    const uint8_t[::1] codes, bint is_signed, const float[::1] scales, const int32_t[::1] zero_points, uint8_t[::1] out,
+    int dtype, Chunks chunks,
+):
+    """Decode affine codes, a scale for each column of a row; `chunks` hand out rows."""
+    cdef int64_t start, itemsize = size_of(dtype), width = scales.shape[0]
+    if chunks.total == 0 or width == 0:
+        return
+    with nogil:
+        start = chunks.take()
+        while start >= 0:
+            TABLE.columns_dequantize(
+                &codes[0] + start * width, is_signed, chunks.count(start), width, &scales[0], &zero_points[0],
+                &out[0] + start * width * itemsize, dtype,
+            )
+            start = chunks.take()

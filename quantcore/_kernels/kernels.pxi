@@ -6,6 +6,7 @@ from quantcore._kernels.table cimport DequantizeBlocks, KernelTable, QuantizeBlo
 
 include "formats.pxi"
 include "blockwise.pxi"
+include "affine.pxi"
 
 cdef KernelTable TABLE
 
@@ -29,5 +30,11 @@ TABLE.nibbles_quantize = nibbles_quantize
 TABLE.nibbles_quantize_linear = nibbles_quantize_linear
 TABLE.nibbles_dequantize = nibbles_dequantize
 TABLE.nearest_of_256 = nearest_of_256
+TABLE.groups_extremes = groups_extremes
+TABLE.columns_extremes = columns_extremes
+TABLE.groups_quantize = groups_quantize
+TABLE.columns_quantize = columns_quantize
+TABLE.groups_dequantize = groups_dequantize
+TABLE.columns_dequantize = columns_dequantize
 
 table = PyCapsule_New(&TABLE, "quantcore._kernels.table", NULL)

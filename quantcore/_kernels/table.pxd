@@ -1,6 +1,6 @@
 # table.pxd: what one CPU level offers: a function pointer per kernel. Kernels are pure: pointers and counts in,
 # no Python, no allocation, no check; they return the first block they could not take, or -1.
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
 
 # values: n_blocks * block_size elements of a Dtype (floats.pxd); out: n_blocks * bytes_per_block bytes.
 ctypedef int64_t (*QuantizeBlocks)(const uint8_t* values, int dtype, int64_t n_blocks, uint8_t* out) noexcept nogil
@@ -34,9 +34,48 @@ ctypedef void (*NibblesDequantize)(
 # The code of x[i] * inverse among 256 sorted ones, by the search tree of their midpoints.
 ctypedef void (*NearestOf256)(const float* x, int64_t n, float inverse, const float* tree, uint8_t* out) noexcept nogil
 
+# Affine codes (affine.pxd). Groups are runs that share a scale: `per_row` of `size` elements in each row of `cols`, the last
+# one of a row short; `sharing` groups in succession take one scale, and the scales come round after n_scales. Columns: rows
+# of `width` elements of which each column has a scale.
+ctypedef struct GroupLayout:
+    int64_t cols
+    int64_t size
+    int64_t per_row
+    int64_t sharing
+
+ctypedef void (*GroupsExtremes)(
+    const uint8_t* values, int dtype, const GroupLayout* layout, int64_t first, int64_t n, int32_t* lowest,
+    int32_t* highest,
+) noexcept nogil
+ctypedef void (*ColumnsExtremes)(
+    const uint8_t* values, int dtype, int64_t n_rows, int64_t width, int32_t* lowest, int32_t* highest,
+) noexcept nogil
+ctypedef int64_t (*GroupsQuantize)(
+    const uint8_t* values, int dtype, const GroupLayout* layout, int64_t first, int64_t n, const float* inverses,
+    const int32_t* zero_points, int64_t n_scales, int32_t qmin, int32_t qmax, uint8_t* out,
+) noexcept nogil
+ctypedef int64_t (*ColumnsQuantize)(
+    const uint8_t* values, int dtype, int64_t n_rows, int64_t width, const float* inverses,
+    const int32_t* zero_points, int32_t qmin, int32_t qmax, uint8_t* out,
+) noexcept nogil
+ctypedef void (*GroupsDequantize)(
+    const uint8_t* codes, int is_signed, const GroupLayout* layout, int64_t first, int64_t n, const float* scales,
+    const int32_t* zero_points, int64_t n_scales, uint8_t* values, int dtype,
+) noexcept nogil
+ctypedef void (*ColumnsDequantize)(
+    const uint8_t* codes, int is_signed, int64_t n_rows, int64_t width, const float* scales,
+    const int32_t* zero_points, uint8_t* values, int dtype,
+) noexcept nogil
+
 ctypedef struct KernelTable:
     BlockKernels formats[N_FORMATS]
     NibblesQuantize nibbles_quantize
     NibblesQuantizeLinear nibbles_quantize_linear
     NibblesDequantize nibbles_dequantize
     NearestOf256 nearest_of_256
+    GroupsExtremes groups_extremes
+    ColumnsExtremes columns_extremes
+    GroupsQuantize groups_quantize
+    ColumnsQuantize columns_quantize
+    GroupsDequantize groups_dequantize
+    ColumnsDequantize columns_dequantize

@@ -1,0 +1,362 @@
+"""Affine quantization parameters per tensor, per channel and per group: how they are found and what they are."""
+
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcore import _arrays, affine
+from quantcore._pickles import reduced
+from quantcore.errors import InvalidTypeError, InvalidValueError
+from quantcore.tables import brief
+
+__all__ = [
+    "QuantGranularity",
+    "QuantMode",
+    "QuantParams",
+    "calibrate_per_channel",
+    "calibrate_per_group",
+    "calibrate_per_tensor",
+]
+
+_SMALLEST_NORMAL = np.finfo(np.float32).tiny
+
+
+class QuantMode(Enum):
+    """Whether zero lies in the middle of the codes (SYMMETRIC) or anywhere (ASYMMETRIC, with a zero point)."""
+
+    SYMMETRIC = "symmetric"
+    ASYMMETRIC = "asymmetric"
+
+
+@dataclass(frozen=True, slots=True)
+class QuantGranularity:
+    """Which elements share a scale. Made by `per_tensor`, `per_channel` and `per_group`.
+
+    Attributes
+    ----------
+    axis : int or None
+        Per channel: the axis whose indices have a scale each.
+    group_size : int or None
+        Per group: elements along the last axis that share a scale; the last group of a row may be shorter.
+    """
+
+    axis: int | None = None
+    group_size: int | None = None
+
+    @classmethod
+    def per_tensor(cls) -> Self:
+        """One scale."""
+        return cls()
+
+    @classmethod
+    def per_channel(cls, axis: int = 0) -> Self:
+        """A scale for each index of an axis."""
+        return cls(axis=_integer_of_either_sign(axis, "axis"))
+
+    @classmethod
+    def per_group(cls, size: int) -> Self:
+        """A scale for each run of `size` elements along the last axis, never across rows."""
+        return cls(group_size=_arrays.integer(size, "size", 1))
+
+    @property
+    def name(self) -> str:
+        """ "per_tensor", "per_channel" or "per_group"."""
+        if self.group_size is not None:
+            return "per_group"
+        return "per_tensor" if self.axis is None else "per_channel"
+
+    def sharing(self, shape: tuple[int, ...]) -> affine.Sharing:
+        """How an array of this shape is divided."""
+        axis = self.axis
+        if axis is not None:
+            if not -len(shape) <= axis < len(shape):
+                raise InvalidValueError(f"axis: {axis} is out of range for shape {shape}")
+            axis %= len(shape)
+        return affine.sharing_of(shape, axis, self.group_size)
+
+
+@dataclass(frozen=True, eq=False)
+class QuantParams:
+    """Scales and zero points, and the codes they go with: `x = (q - zero_point) * scale`.
+
+    Attributes
+    ----------
+    scales : ndarray of float32, shape (num_groups,)
+        Positive and finite.
+    zero_points : ndarray of int32, shape (num_groups,)
+        From `quant_min` to `quant_max`; 0 if symmetric.
+    granularity : QuantGranularity
+    mode : QuantMode
+    bits : int
+        2 to 8.
+    quant_min, quant_max : int
+        The smallest and the largest code.
+
+    Raises
+    ------
+    ValueError
+        A field is out of its range or contradicts another one; the message names it.
+    """
+
+    scales: NDArray[np.float32]
+    zero_points: NDArray[np.int32]
+    granularity: QuantGranularity
+    mode: QuantMode
+    bits: int
+    quant_min: int
+    quant_max: int
+
+    def __post_init__(self) -> None:
+        set_field = object.__setattr__
+        if not isinstance(self.granularity, QuantGranularity):
+            raise InvalidTypeError(f"granularity: expected a QuantGranularity, got {brief(self.granularity)}")
+        check_mode(self.mode)
+        set_field(self, "bits", check_bits(self.bits))
+        for name in ("quant_min", "quant_max"):
+            set_field(self, name, _integer_of_either_sign(getattr(self, name), name))
+        lowest, highest = code_range(self.bits, self.mode, narrow_range=False)
+        if not lowest <= self.quant_min < self.quant_max <= highest:
+            raise InvalidValueError(
+                f"quant_min, quant_max: expected {lowest} <= quant_min < quant_max <= {highest} for {self.bits} bits "
+                f"{self.mode.value}, got {self.quant_min} and {self.quant_max}"
+            )
+        scales = _flat(self.scales, "scales", np.float32)
+        zero_points = _flat(self.zero_points, "zero_points", np.int32)
+        if scales.size == 0 or scales.size != zero_points.size:
+            raise InvalidValueError(
+                f"scales, zero_points: expected as many of each, got {scales.size} and {zero_points.size}"
+            )
+        bad = np.flatnonzero(~(np.isfinite(scales) & (scales > 0)))
+        if bad.size:
+            raise InvalidValueError(f"scales: must be positive and finite, got {scales[bad[0]]} at index {bad[0]}")
+        bad = np.flatnonzero((zero_points < self.quant_min) | (zero_points > self.quant_max))
+        if self.mode is QuantMode.SYMMETRIC:
+            bad = np.flatnonzero(zero_points)
+        if bad.size:
+            allowed = f"{self.quant_min} to {self.quant_max}" if self.is_asymmetric else "0"
+            raise InvalidValueError(f"zero_points: expected {allowed}, got {zero_points[bad[0]]} at index {bad[0]}")
+        set_field(self, "scales", scales)
+        set_field(self, "zero_points", zero_points)
+
+    @property
+    def num_groups(self) -> int:
+        """How many scales there are."""
+        return self.scales.size
+
+    @property
+    def is_asymmetric(self) -> bool:
+        """Whether zero points are used."""
+        return self.mode is QuantMode.ASYMMETRIC
+
+    @property
+    def code_dtype(self) -> np.dtype[Any]:
+        """int8 if symmetric, uint8 if asymmetric."""
+        return np.dtype(np.uint8 if self.is_asymmetric else np.int8)
+
+    def sharing(self, shape: tuple[int, ...], name: str) -> affine.Sharing:
+        """How an array of this shape is divided; refused if there are not as many scales as parts."""
+        sharing = self.granularity.sharing(shape)
+        if sharing.n_scales != self.num_groups:
+            raise InvalidValueError(
+                f"params: {self.num_groups} scales {self.granularity.name}, but {name} of shape {shape} needs "
+                f"{sharing.n_scales}"
+            )
+        return sharing
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(
+            np.array_equal(getattr(self, f.name), getattr(other, f.name))
+            if f.name in ("scales", "zero_points")
+            else getattr(self, f.name) == getattr(other, f.name)
+            for f in fields(self)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return reduced(self, *(getattr(self, f.name) for f in fields(self)))
+
+
+def calibrate_per_tensor(
+    values: Any,
+    bits: int = 8,
+    mode: QuantMode = QuantMode.SYMMETRIC,
+    *,
+    narrow_range: bool = True,
+    n_threads: int | None = None,
+) -> QuantParams:
+    """Parameters from the extremes of a whole array.
+
+    Parameters
+    ----------
+    values : array_like
+        float32, float16, bfloat16 or float64, finite, not empty.
+    bits : int, default 8
+        2 to 8.
+    mode : QuantMode, default SYMMETRIC
+        SYMMETRIC: int8 codes, scale from the largest magnitude. ASYMMETRIC: uint8 codes, scale and zero point from the
+        range, which is first widened to contain 0.
+    narrow_range : bool, default True
+        Symmetric codes from -qmax to qmax, `qmax = 2**(bits-1) - 1`. False: from -qmax-1, as torch's observers.
+    n_threads : int, optional
+        Threads to use; None: `get_num_threads()`.
+
+    Returns
+    -------
+    QuantParams
+
+    Raises
+    ------
+    ValueError
+        `values` is empty or holds NaN or inf; `bits` is out of range.
+    TypeError
+        `values` is not a float array; `bits` is not an integer; `mode` is not a QuantMode.
+
+    Notes
+    -----
+    Symmetric: `scale = absmax / qmax`, or `absmax / ((qmax - qmin) / 2)` without `narrow_range`. Asymmetric:
+    `scale = (max - min) / (2**bits - 1)`, `zero_point = clip(qmin - rint(min / scale), qmin, qmax)`. All in float32, as
+    torch's MinMaxObserver, but for its smallest scale (eps): here a range or a scale below the smallest normal float
+    gives scale 1 and zero point 0.
+    """
+    return _calibrated(values, QuantGranularity.per_tensor(), bits, mode, narrow_range, n_threads)
+
+
+def calibrate_per_channel(
+    values: Any,
+    bits: int = 8,
+    mode: QuantMode = QuantMode.SYMMETRIC,
+    *,
+    axis: int = 0,
+    narrow_range: bool = True,
+    n_threads: int | None = None,
+) -> QuantParams:
+    """Parameters from the extremes of each index of an axis; see `calibrate_per_tensor`.
+
+    Parameters
+    ----------
+    values, bits, mode, narrow_range, n_threads
+        As for `calibrate_per_tensor`.
+    axis : int, default 0
+        The axis of the channels; counted from the end if negative.
+
+    Returns
+    -------
+    QuantParams
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `calibrate_per_tensor`; `axis` is out of range.
+    """
+    return _calibrated(values, QuantGranularity.per_channel(axis), bits, mode, narrow_range, n_threads)
+
+
+def calibrate_per_group(
+    values: Any,
+    group_size: int,
+    bits: int = 8,
+    mode: QuantMode = QuantMode.SYMMETRIC,
+    *,
+    narrow_range: bool = True,
+    n_threads: int | None = None,
+) -> QuantParams:
+    """Parameters from the extremes of each group along the last axis; see `calibrate_per_tensor`.
+
+    Parameters
+    ----------
+    values, bits, mode, narrow_range, n_threads
+        As for `calibrate_per_tensor`.
+    group_size : int
+        At least 1. The last group of a row may be shorter; no group crosses rows.
+
+    Returns
+    -------
+    QuantParams
+        Row by row.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `calibrate_per_tensor`; `group_size` is below 1.
+    """
+    granularity = QuantGranularity.per_group(_arrays.integer(group_size, "group_size", 1))
+    return _calibrated(values, granularity, bits, mode, narrow_range, n_threads)
+
+
+def params_from_extremes(
+    lowest: NDArray[np.float32],
+    highest: NDArray[np.float32],
+    granularity: QuantGranularity,
+    bits: int,
+    mode: QuantMode,
+    *,
+    narrow_range: bool = True,
+) -> QuantParams:
+    """Parameters from the smallest and the largest value of each part."""
+    quant_min, quant_max = code_range(bits, mode, narrow_range=narrow_range)
+    # A difference of float32 is exact enough in float64 and cannot overflow there; it is rounded as float32 would.
+    low, high = np.minimum(lowest.astype(np.float64), 0), np.maximum(highest.astype(np.float64), 0)
+    if mode is QuantMode.SYMMETRIC:
+        spread, steps = np.maximum(-low, high), (quant_max - quant_min) / 2
+    else:
+        spread, steps = high - low, float(quant_max - quant_min)
+    with np.errstate(over="ignore"):
+        rounded = spread.astype(np.float32)
+    scales = np.where(np.isfinite(rounded), rounded / np.float32(steps), (spread / steps).astype(np.float32))
+    is_tiny = (spread < _SMALLEST_NORMAL) | (scales < _SMALLEST_NORMAL)
+    scales = np.where(is_tiny, np.float32(1), scales).astype(np.float32)
+    zero_points = np.zeros(scales.size, np.int32)
+    if mode is QuantMode.ASYMMETRIC:
+        shifted = quant_min - np.rint(low.astype(np.float32) / scales)
+        zero_points = np.where(is_tiny, 0, np.clip(shifted, quant_min, quant_max)).astype(np.int32)
+    return QuantParams(scales, zero_points, granularity, mode, bits, quant_min, quant_max)
+
+
+def code_range(bits: int, mode: QuantMode, *, narrow_range: bool = True) -> tuple[int, int]:
+    """The smallest and the largest code."""
+    if mode is QuantMode.ASYMMETRIC:
+        return 0, 2**bits - 1
+    quant_max = 2 ** (bits - 1) - 1
+    return -quant_max - (0 if narrow_range else 1), quant_max
+
+
+def check_bits(bits: Any) -> int:
+    """From 2 to 8."""
+    return _arrays.integer(bits, "bits", 2, 8)
+
+
+def check_mode(mode: Any) -> QuantMode:
+    """One of the two."""
+    if not isinstance(mode, QuantMode):
+        raise InvalidTypeError(f"mode: expected a QuantMode, got {brief(mode)}")
+    return mode
+
+
+def _calibrated(
+    values: Any, granularity: QuantGranularity, bits: int, mode: QuantMode, narrow_range: bool, n_threads: int | None
+) -> QuantParams:
+    bits, mode = check_bits(bits), check_mode(mode)
+    source = _arrays.floats(values, "values")
+    if not source.size:
+        raise InvalidValueError(f"values: must not be empty, got shape {source.shape}")
+    lowest, highest = affine.extremes(source, granularity.sharing(source.shape), "values", n_threads)
+    return params_from_extremes(lowest, highest, granularity, bits, mode, narrow_range=bool(narrow_range))
+
+
+def _integer_of_either_sign(value: Any, name: str) -> int:
+    return _arrays.integer(value, name, -(1 << 31), 1 << 31)
+
+
+def _flat(array: Any, name: str, dtype: type) -> NDArray[Any]:
+    array = np.asarray(array)
+    if array.dtype != dtype:
+        raise InvalidTypeError(f"{name}: expected dtype {np.dtype(dtype)}, got {array.dtype}")
+    flat = np.ascontiguousarray(array).reshape(-1).view()
+    flat.setflags(write=False)
+    return flat

@@ -1,0 +1,367 @@
+"""Arrays to affine codes and back with given parameters, and the record that holds codes and parameters together."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from quantcore import _arrays, affine
+from quantcore._pickles import reduced
+from quantcore.errors import InvalidTypeError, InvalidValueError
+from quantcore.granularity import (
+    QuantGranularity,
+    QuantMode,
+    QuantParams,
+    calibrate_per_channel,
+    calibrate_per_group,
+    calibrate_per_tensor,
+)
+from quantcore.tables import brief
+
+__all__ = [
+    "QuantizedTensor",
+    "compare_granularities",
+    "dequantize_tensor",
+    "dequantize_with_params",
+    "pack_nibbles",
+    "quantization_mse",
+    "quantize_tensor",
+    "quantize_with_params",
+    "unpack_nibbles",
+]
+
+
+def quantize_with_params(
+    values: Any, params: QuantParams, *, n_threads: int | None = None, out: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """Affine codes: `clip(rint(x * (1 / scale)) + zero_point, quant_min, quant_max)`, half to even, in float32.
+
+    Parameters
+    ----------
+    values : array_like
+        float32, float16, bfloat16 or float64, finite.
+    params : QuantParams
+        With as many scales as its granularity asks for on the shape of `values`.
+    n_threads : int, optional
+        Threads to use; None: `get_num_threads()`. The codes do not depend on it.
+    out : ndarray of int8 (symmetric) or uint8 (asymmetric), of the shape of `values`, optional
+        Where to write the result.
+
+    Returns
+    -------
+    ndarray of int8 or uint8, of the shape of `values`
+
+    Raises
+    ------
+    ValueError
+        `values` holds NaN or inf, `params` does not fit its shape, `out` does not fit.
+    TypeError
+        `values` is not a float array, `params` not a QuantParams.
+
+    Notes
+    -----
+    torch's fake-quantize rounds the same way. `torch.quantize_per_tensor` on x86 (FBGEMM) adds the zero point before it
+    rounds, so that about one code in 10**5 beside a tie differs from it by one; with zero point 0 they are equal.
+    """
+    params = _checked(params)
+    source = _arrays.floats(values, "values")
+    result = _arrays.output(out, source.shape, params.code_dtype, source.origin)
+    if not source.size:
+        return result
+    sharing = params.sharing(source.shape, "values")
+    limits = (params.quant_min, params.quant_max)
+    target = _arrays.bytes_of(result)
+    affine.quantize(source, sharing, params.scales, params.zero_points, limits, target, "values", n_threads)
+    return result
+
+
+def dequantize_with_params(
+    codes: Any,
+    params: QuantParams,
+    *,
+    dtype: DTypeLike = np.float32,
+    n_threads: int | None = None,
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """Values of affine codes: `(q - zero_point) * scale` in float32.
+
+    Parameters
+    ----------
+    codes : ndarray of int8 (symmetric) or uint8 (asymmetric)
+        As `quantize_with_params` returns.
+    params : QuantParams
+        With as many scales as its granularity asks for on the shape of `codes`.
+    dtype : dtype, default float32
+        float32, float16 or bfloat16, rounded to nearest even from float32.
+    n_threads : int, optional
+        Threads to use; None: `get_num_threads()`.
+    out : ndarray of `dtype`, of the shape of `codes`, optional
+        Where to write the result.
+
+    Returns
+    -------
+    ndarray of `dtype`, of the shape of `codes`
+
+    Raises
+    ------
+    ValueError
+        `params` does not fit the shape of `codes`; `out` does not fit.
+    TypeError
+        `codes` has another dtype, `params` is not a QuantParams.
+    """
+    params = _checked(params)
+    array = np.asarray(codes)
+    if array.dtype != params.code_dtype or isinstance(codes, np.ma.MaskedArray):
+        raise InvalidTypeError(f"codes: expected dtype {params.code_dtype} ({params.mode.value}), got {array.dtype}")
+    if array.ndim == 0:
+        raise InvalidValueError("codes: must have at least one dimension, got shape ()")
+    wanted, element_type = _arrays.float_dtype(dtype, "dtype")
+    result = _arrays.output(out, array.shape, wanted, array)
+    if not array.size:
+        return result
+    sharing = params.sharing(array.shape, "codes")
+    flat = _arrays.bytes_of(_arrays.contiguous(array))
+    is_signed = not params.is_asymmetric
+    target = _arrays.bytes_of(result)
+    affine.dequantize(flat, is_signed, sharing, params.scales, params.zero_points, target, element_type, n_threads)
+    return result
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class QuantizedTensor:
+    """Affine codes with their parameters.
+
+    Attributes
+    ----------
+    data : ndarray of int8 or uint8, read-only
+        One code an element.
+    params : QuantParams
+    shape : tuple of int
+        The shape of the values.
+
+    Raises
+    ------
+    ValueError
+        `data` and `params` contradict `shape`.
+    """
+
+    data: NDArray[Any]
+    params: QuantParams
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        params, shape = _checked(self.params), _arrays.shape(self.shape)
+        data = np.ascontiguousarray(self.data).view()
+        if data.dtype != params.code_dtype:
+            raise InvalidTypeError(f"data: expected dtype {params.code_dtype}, got {data.dtype}")
+        if data.shape != shape:
+            raise InvalidValueError(f"data: expected shape {shape}, got {data.shape}")
+        if data.size:
+            params.sharing(shape, "data")
+        data.setflags(write=False)
+        object.__setattr__(self, "data", data)
+        object.__setattr__(self, "shape", shape)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the codes (two a byte up to 4 bits), the scales, and the zero points if they are used."""
+        codes = (self.data.size + 1) // 2 if self.params.bits <= 4 else self.data.size
+        return codes + 4 * self.params.num_groups * (2 if self.params.is_asymmetric else 1)
+
+    @property
+    def compression_ratio(self) -> float:
+        """Bytes as float32 over `memory_bytes`; 1.0 for an empty tensor."""
+        return 4 * self.data.size / self.memory_bytes if self.data.size else 1.0
+
+    def dequantize(
+        self, *, dtype: DTypeLike = np.float32, n_threads: int | None = None, out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        """The values (see `dequantize_with_params`)."""
+        return dequantize_with_params(self.data, self.params, dtype=dtype, n_threads=n_threads, out=out)
+
+    def __len__(self) -> int:
+        """Elements."""
+        return int(self.data.size)
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self.params == other.params and np.array_equal(self.data, other.data)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        params = self.params
+        return (
+            f"QuantizedTensor(shape={self.shape}, bits={params.bits}, {params.mode.value}, {params.granularity.name}, "
+            f"num_groups={params.num_groups}, memory_bytes={self.memory_bytes})"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return reduced(self, self.data, self.params, self.shape)
+
+
+def quantize_tensor(
+    values: Any,
+    granularity: QuantGranularity | None = None,
+    mode: QuantMode = QuantMode.SYMMETRIC,
+    bits: int = 8,
+    *,
+    n_threads: int | None = None,
+) -> QuantizedTensor:
+    """Calibrate on an array and quantize it.
+
+    Parameters
+    ----------
+    values : array_like
+        float32, float16, bfloat16 or float64, finite, not empty.
+    granularity : QuantGranularity, optional
+        None: per tensor.
+    mode, bits, n_threads
+        As for `calibrate_per_tensor`.
+
+    Returns
+    -------
+    QuantizedTensor
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `calibrate_per_tensor`.
+
+    Examples
+    --------
+    >>> quantize_tensor(np.linspace(-1, 1, 256, dtype=np.float32).reshape(4, 64), QuantGranularity.per_channel())
+    QuantizedTensor(shape=(4, 64), bits=8, symmetric, per_channel, num_groups=4, memory_bytes=272)
+    """
+    granularity = QuantGranularity.per_tensor() if granularity is None else granularity
+    if not isinstance(granularity, QuantGranularity):
+        raise InvalidTypeError(f"granularity: expected a QuantGranularity, got {brief(granularity)}")
+    if granularity.group_size is not None:
+        params = calibrate_per_group(values, granularity.group_size, bits, mode, n_threads=n_threads)
+    elif granularity.axis is not None:
+        params = calibrate_per_channel(values, bits, mode, axis=granularity.axis, n_threads=n_threads)
+    else:
+        params = calibrate_per_tensor(values, bits, mode, n_threads=n_threads)
+    data = quantize_with_params(values, params, n_threads=n_threads)
+    return QuantizedTensor(data, params, data.shape)
+
+
+def dequantize_tensor(
+    q: QuantizedTensor, *, dtype: DTypeLike = np.float32, n_threads: int | None = None, out: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """The values of a `QuantizedTensor` (see `dequantize_with_params`)."""
+    if not isinstance(q, QuantizedTensor):
+        raise InvalidTypeError(f"q: expected a QuantizedTensor, got {type(q).__name__}")
+    return q.dequantize(dtype=dtype, n_threads=n_threads, out=out)
+
+
+def quantization_mse(original: Any, dequantized: Any) -> float:
+    """The mean squared error, summed in float64.
+
+    Raises
+    ------
+    ValueError
+        The shapes differ, or there is nothing to compare.
+    """
+    x, y = np.asarray(original, np.float64), np.asarray(dequantized, np.float64)
+    if x.shape != y.shape:
+        raise InvalidValueError(f"dequantized: expected the shape of original {x.shape}, got {y.shape}")
+    if not x.size:
+        raise InvalidValueError("original: must not be empty")
+    return float(np.mean((x - y) ** 2))
+
+
+def compare_granularities(values: Any, bits: int = 8, axis: int = 0) -> tuple[float, float]:
+    """The mean squared errors of symmetric quantization: (per_tensor_mse, per_channel_mse)."""
+    granularities = (QuantGranularity.per_tensor(), QuantGranularity.per_channel(axis))
+    per_tensor, per_channel = (
+        quantization_mse(values, quantize_tensor(values, granularity, bits=bits).dequantize())
+        for granularity in granularities
+    )
+    return per_tensor, per_channel
+
+
+def pack_nibbles(codes: Any, order: str) -> NDArray[np.uint8]:
+    """Pack 4-bit codes, two to a byte.
+
+    Parameters
+    ----------
+    codes : ndarray of int8 (-8 to 7) or uint8 (0 to 15), any shape
+        Taken flat; an odd last code is paired with 0.
+    order : {"high_first", "low_first"}
+        The nibble of the first code of a pair.
+
+    Returns
+    -------
+    ndarray of uint8, shape ((n + 1) // 2,)
+
+    Raises
+    ------
+    ValueError
+        A code does not fit 4 bits; `order` is something else.
+    TypeError
+        `codes` is neither int8 nor uint8.
+    """
+    array = np.asarray(codes)
+    if array.dtype not in (np.int8, np.uint8):
+        raise InvalidTypeError(f"codes: expected int8 or uint8, got dtype {array.dtype}")
+    lowest, highest = (-8, 7) if array.dtype == np.int8 else (0, 15)
+    bad = np.flatnonzero((array < lowest) | (array > highest))
+    if bad.size:
+        raise InvalidValueError(
+            f"codes: expected {lowest} to {highest}, got {array.reshape(-1)[bad[0]]} at flat index {bad[0]}"
+        )
+    nibbles = np.zeros((array.size + 1) // 2 * 2, np.uint8)
+    nibbles[: array.size] = array.reshape(-1).view(np.uint8) & 15
+    first, second = (0, 1) if _is_high_first(order) else (1, 0)
+    packed: NDArray[np.uint8] = nibbles[first::2] << np.uint8(4) | nibbles[second::2]
+    return packed
+
+
+def unpack_nibbles(data: Any, size: int, order: str, *, signed: bool = True) -> NDArray[Any]:
+    """Unpack 4-bit codes.
+
+    Parameters
+    ----------
+    data : ndarray of uint8
+        As `pack_nibbles` returns.
+    size : int
+        How many codes there are.
+    order : {"high_first", "low_first"}
+        As for `pack_nibbles`.
+    signed : bool, default True
+        Codes in two's complement.
+
+    Returns
+    -------
+    ndarray of int8 (signed) or uint8, shape (size,)
+
+    Raises
+    ------
+    ValueError
+        `data` has another number of bytes than `size` asks for; `order` is something else.
+    """
+    packed = _arrays.contiguous(_arrays.packed(data, "data")).reshape(-1)
+    size = _arrays.integer(size, "size", 0)
+    if packed.size != (size + 1) // 2:
+        raise InvalidValueError(f"data: {size} codes take {(size + 1) // 2} bytes, got {packed.size}")
+    nibbles = np.empty((packed.size, 2), np.uint8)
+    first, second = (0, 1) if _is_high_first(order) else (1, 0)
+    nibbles[:, first] = packed >> 4
+    nibbles[:, second] = packed & 15
+    codes = nibbles.reshape(-1)[:size]
+    return (((codes ^ 8) - 8).view(np.int8)) if signed else codes
+
+
+def _is_high_first(order: Any) -> bool:
+    if order not in ("high_first", "low_first"):
+        raise InvalidValueError(f"order: expected 'high_first' or 'low_first', got {brief(order)}")
+    return bool(order == "high_first")
+
+
+def _checked(params: Any) -> QuantParams:
+    if not isinstance(params, QuantParams):
+        raise InvalidTypeError(f"params: expected a QuantParams, got {type(params).__name__}")
+    return params
