@@ -22,6 +22,25 @@ from quantcore.errors import (
 )
 from quantcore.formats import dequantize, quantize
 from quantcore.ggml_types import GGUF_BLOCK_SIZE, GGUFQuantType
+from quantcore.granularity import (
+    QuantGranularity,
+    QuantMode,
+    QuantParams,
+    calibrate_per_channel,
+    calibrate_per_group,
+    calibrate_per_tensor,
+)
+from quantcore.quantized_tensor import (
+    QuantizedTensor,
+    compare_granularities,
+    dequantize_tensor,
+    dequantize_with_params,
+    pack_nibbles,
+    quantization_mse,
+    quantize_tensor,
+    quantize_with_params,
+    unpack_nibbles,
+)
 
 __version__ = "0.1.0"
 
@@ -37,18 +56,33 @@ __all__ = [
     "InvalidTypeError",
     "InvalidValueError",
     "OutputFileError",
+    "QuantGranularity",
+    "QuantMode",
+    "QuantParams",
     "QuantcoreError",
     "Quantized4Bit",
+    "QuantizedTensor",
+    "calibrate_per_channel",
+    "calibrate_per_group",
+    "calibrate_per_tensor",
+    "compare_granularities",
     "dequantize",
     "dequantize_4bit",
     "dequantize_4bit_double",
+    "dequantize_tensor",
+    "dequantize_with_params",
     "from_bitsandbytes",
     "get_num_threads",
     "isa",
+    "pack_nibbles",
+    "quantization_mse",
     "quantize",
     "quantize_4bit",
     "quantize_4bit_double",
+    "quantize_tensor",
+    "quantize_with_params",
     "set_num_threads",
+    "unpack_nibbles",
 ]
 
 

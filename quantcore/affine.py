@@ -46,7 +46,7 @@ class Sharing:
     @property
     def layout(self) -> tuple[int, int, int, int]:
         """Of the groups: cols, size, per_row, sharing."""
-        size = self.group_size or min(max(self.inner, 1), LONGEST_RUN)
+        size = min(max(self.inner, 1), self.group_size or LONGEST_RUN)
         per_row = -(-self.inner // size)
         return self.inner, size, per_row, max(1, per_row) if self.group_size is None else 1
 
@@ -85,7 +85,8 @@ def quantize(
     n_threads: int | None,
 ) -> None:
     """Codes of every element into the bytes of `out`."""
-    inverses = np.float32(1) / scales
+    with np.errstate(over="ignore"):  # of a subnormal scale
+        inverses = np.minimum(np.float32(1) / scales, np.finfo(np.float32).max)
     itemsize, element_type = source.itemsize, source.element_type
     if not sharing.is_in_columns:
         layout = sharing.layout

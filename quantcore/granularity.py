@@ -46,6 +46,14 @@ class QuantGranularity:
     axis: int | None = None
     group_size: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.axis is not None and self.group_size is not None:
+            raise InvalidValueError(f"axis, group_size: one of them at most, got {self.axis!r} and {self.group_size!r}")
+        if self.axis is not None:
+            object.__setattr__(self, "axis", _integer_of_either_sign(self.axis, "axis"))
+        if self.group_size is not None:
+            object.__setattr__(self, "group_size", _arrays.integer(self.group_size, "group_size", 1))
+
     @classmethod
     def per_tensor(cls) -> Self:
         """One scale."""

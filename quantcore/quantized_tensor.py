@@ -265,7 +265,7 @@ def quantization_mse(original: Any, dequantized: Any) -> float:
     ValueError
         The shapes differ, or there is nothing to compare.
     """
-    x, y = np.asarray(original, np.float64), np.asarray(dequantized, np.float64)
+    x, y = _float64(original, "original"), _float64(dequantized, "dequantized")
     if x.shape != y.shape:
         raise InvalidValueError(f"dequantized: expected the shape of original {x.shape}, got {y.shape}")
     if not x.size:
@@ -353,6 +353,11 @@ def unpack_nibbles(data: Any, size: int, order: str, *, signed: bool = True) -> 
     nibbles[:, second] = packed & 15
     codes = nibbles.reshape(-1)[:size]
     return (((codes ^ 8) - 8).view(np.int8)) if signed else codes
+
+
+def _float64(values: Any, name: str) -> NDArray[np.float64]:
+    source = _arrays.floats(values, name)
+    return source.values(0, source.size).astype(np.float64).reshape(source.shape)
 
 
 def _is_high_first(order: Any) -> bool:
