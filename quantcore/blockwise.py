@@ -96,8 +96,8 @@ def quantize_into(
     """Quantize a flat run of elements that begins with a block."""
     tree = codebook.tree
     bad = _parallel.run(
-        lambda chunks: _kernels.quantize_nibbles(
-            source.raw, source.element_type, block_size, codebook.id, tree, scales, data, chunks
+        lambda *turn: _kernels.quantize_nibbles(
+            source.raw, source.element_type, block_size, codebook.id, tree, scales, data, *turn
         ),
         source.size,
         source.itemsize,
@@ -199,7 +199,7 @@ def quantize_4bit_double(
     data = np.empty((source.size + 1) // 2, np.uint8)
     tree = codebook.tree
     bad = _parallel.run(
-        lambda chunks: _kernels.quantize_nibbles_linear(
+        lambda *turn: _kernels.quantize_nibbles_linear(
             source.raw,
             source.element_type,
             block_size,
@@ -209,7 +209,7 @@ def quantize_4bit_double(
             scales,
             super_scales,
             data,
-            chunks,
+            *turn,
         ),
         source.size,
         source.itemsize,
@@ -320,7 +320,7 @@ def decode_into(
     table = CODEBOOKS[quant_type].table
     itemsize = _arrays.ITEMSIZES[element_type]
     _parallel.run(
-        lambda chunks: _kernels.dequantize_nibbles(data, block_size, scales, table, out, element_type, chunks),
+        lambda *turn: _kernels.dequantize_nibbles(data, block_size, scales, table, out, element_type, *turn),
         out.size // itemsize,
         itemsize,
         n_threads,
