@@ -81,6 +81,7 @@ def quantize_4bit(
     scales = np.empty(-(-source.size // block_size), np.float32)
     data = np.empty((source.size + 1) // 2, np.uint8)
     quantize_into(source, codebook, block_size, scales, data, n_threads)
+    _arrays.given_away(scales, data)
     return Quantized4Bit(scales, data, source.shape, block_size, quant_type)
 
 
@@ -218,6 +219,7 @@ def quantize_4bit_double(
     )
     if bad >= 0:
         _arrays.refuse_block(source, "values", bad // block_size, block_size, codebook.name)
+    _arrays.given_away(scales, super_scales, data)
     return DoubleQuantized4Bit(
         scales, super_scales, 0.0, data, source.shape, block_size, quant_type, super_block_size, scale_code
     )
