@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 
 import ml_dtypes
 import numpy as np
@@ -75,3 +76,75 @@ def _quantize_works(values: np.ndarray, qtype: GGUFQuantType) -> Iterator[Work]:
         values.nbytes + out.nbytes,
         lambda n: lambda: quantcore.quantize(values, qtype, n_threads=n),
     )
+
+
+def blockwise_works(n_elements: int) -> Iterator[Work]:
+    """The 4-bit block-wise works in blocks of 64, beside bitsandbytes where it is installed."""
+    values = np.random.default_rng(0).standard_normal(n_elements, dtype=np.float32).reshape(-1, ROW)
+    restored = np.zeros_like(values)
+    for quant_type in ("nf4", "int4"):
+        has_peer = quant_type == "nf4" and find_spec("bitsandbytes") is not None
+        q = quantcore.quantize_4bit(values, quant_type=quant_type)
+        for dtype in (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)):
+            converted = values.astype(dtype)
+            yield Work(
+                f"{quant_type} quantize {dtype.name}",
+                n_elements,
+                converted.nbytes + q.memory_bytes,
+                lambda n, x=converted, quant_type=quant_type: (
+                    lambda: quantcore.quantize_4bit(x, quant_type=quant_type, n_threads=n)
+                ),
+                {"bitsandbytes": lambda n, x=converted: _bitsandbytes_quantize(x, n)} if has_peer else {},
+            )
+        for scale_code in ("linear", "dynamic"):
+            double = quantcore.quantize_4bit_double(values, quant_type=quant_type, scale_code=scale_code)
+            yield Work(
+                f"{quant_type} quantize float32, {scale_code} double quantization",
+                n_elements,
+                values.nbytes + double.memory_bytes,
+                lambda n, quant_type=quant_type, scale_code=scale_code: (
+                    lambda: quantcore.quantize_4bit_double(
+                        values, quant_type=quant_type, scale_code=scale_code, n_threads=n
+                    )
+                ),
+                {"bitsandbytes": lambda n: _bitsandbytes_quantize(values, n, nested=True)}
+                if has_peer and scale_code == "dynamic"
+                else {},
+            )
+        yield Work(
+            f"{quant_type} dequantize",
+            n_elements,
+            q.memory_bytes + restored.nbytes,
+            lambda n, q=q: lambda: quantcore.dequantize_4bit(q, n_threads=n, out=restored),
+            {"bitsandbytes": lambda n: _bitsandbytes_dequantize(values, n)} if has_peer else {},
+        )
+
+
+def _bitsandbytes_quantize(values: np.ndarray, n_threads: int, *, nested: bool = False) -> Call:
+    """bitsandbytes has no threads of its own: torch's."""
+    import torch
+    from bitsandbytes import functional
+
+    if values.dtype == np.float32:
+        tensor = torch.from_numpy(values)
+    else:
+        tensor = torch.from_numpy(values.view(np.uint16)).view(torch.bfloat16)
+
+    def call() -> object:
+        torch.set_num_threads(n_threads)
+        return functional.quantize_4bit(tensor, quant_type="nf4", compress_statistics=nested)
+
+    return call
+
+
+def _bitsandbytes_dequantize(values: np.ndarray, n_threads: int) -> Call:
+    import torch
+    from bitsandbytes import functional
+
+    data, state = functional.quantize_4bit(torch.from_numpy(values), quant_type="nf4")
+
+    def call() -> object:
+        torch.set_num_threads(n_threads)
+        return functional.dequantize_4bit(data, state)
+
+    return call

@@ -47,7 +47,7 @@ at_level() {
     export QUANTCORE_ISA=$1
     asan ci/fuzz_kernels.py --cases "$CASES" --hash "$WORK/hash-$1"
     asan ci/race.py changing
-    asan -m pytest -q -p no:cacheprovider "${TESTS[@]}"
+    asan -m pytest -q -p no:cacheprovider -k "not ctrl_c and not 2_to_the_31 and not a_million_blocks" "${TESTS[@]}"
 }
 declare -A running=()
 for level in $levels; do
@@ -70,7 +70,7 @@ tsan() {
         TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1 "$python" "$@"
 }
 must_report 'ThreadSanitizer: data race' tsan ci/race.py clash
-tsan ci/race.py shared
+tsan ci/race.py shared --rounds 8
 tsan ci/race.py changing
 
 echo "Bounds checks"

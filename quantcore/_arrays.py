@@ -22,7 +22,8 @@ ITEMSIZES = {FLOAT32: 4, FLOAT16: 2, BFLOAT16: 2, FLOAT64: 8}
 _F32 = np.dtype(np.float32)
 _U8 = np.dtype(np.uint8)
 _U16 = np.dtype(np.uint16)
-_MOST_ELEMENTS = (1 << 63) - 1
+_MOST_ELEMENTS = (1 << 60) - 1  # of 8 bytes, numpy can still count them
+_MOST_DIMENSIONS = 64
 _F32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -193,6 +194,20 @@ def _bfloat16() -> Any:
     return ml_dtypes.bfloat16
 
 
+def frozen(array: NDArray[Any]) -> NDArray[Any]:
+    """A C-contiguous array that nobody can change: a copy if it is writable, since someone else may hold it."""
+    if array.flags.writeable or not array.flags.c_contiguous:
+        array = array.copy(order="C")
+        array.setflags(write=False)
+    return array
+
+
+def given_away(*arrays: NDArray[Any]) -> None:
+    """Make arrays read-only that were just made for a record, so that it need not copy them."""
+    for array in arrays:
+        array.setflags(write=False)
+
+
 def power_of_two(value: Any, name: str, lowest: int, highest: int) -> int:
     """An integer that is a power of two in [lowest, highest]."""
     number = integer(value, name, lowest, highest)
@@ -223,11 +238,13 @@ def shape(value: Any, name: str = "shape") -> tuple[int, ...]:
         raise InvalidTypeError(f"{name}: expected a tuple of integers, got {brief(value)}") from None
     if not extents:
         raise InvalidValueError(f"{name}: must have at least one dimension, got ()")
+    if len(extents) > _MOST_DIMENSIONS:
+        raise InvalidValueError(f"{name}: expected at most {_MOST_DIMENSIONS} dimensions, got {brief(extents)}")
     extents = tuple(integer(extent, name, 0, _MOST_ELEMENTS) for extent in extents)
     size = 1
     for extent in extents:
         if extent and (size := size * extent) > _MOST_ELEMENTS:
-            raise InvalidValueError(f"{name}: {brief(extents)} has more than 2**63 - 1 elements")
+            raise InvalidValueError(f"{name}: {brief(extents)} has more than 2**60 - 1 elements")
     return extents
 
 

@@ -1,14 +1,17 @@
 """Work on whole blocks, shared out to threads.
 
-Chunks of blocks are handed out in ascending order by `_kernels.Chunks`; workers run without the GIL until none are
-left, so that a busy interpreter does not slow them. The calling thread only waits, which keeps Ctrl-C alive: it stops
-the handing out, waits for the chunks under way (about a millisecond each) and raises. Small inputs run inline. There is
-no pool: nothing to lose in a fork. Each block is computed alone, so the bytes do not depend on the number of threads.
+Chunks of blocks are handed out in ascending order by `_kernels.Chunks`; kernels run without the GIL. The calling thread
+works as well, in turns of some hundredths of a second, between which Ctrl-C is answered: the handing out stops, the
+chunks under way (about a millisecond each) are waited for, KeyboardInterrupt is raised. The other threads work until no
+chunk is left, so that a busy interpreter does not slow them. Small inputs run inline. There is no pool: nothing to lose
+in a fork. Each block is computed alone, so the bytes do not depend on the number of threads.
 """
 
 import os
+import sys
 import threading
 from collections.abc import Callable
+from time import perf_counter
 
 from quantcore import _kernels
 from quantcore._arrays import integer
@@ -16,6 +19,11 @@ from quantcore.errors import InvalidValueError
 
 CHUNK_BYTES = 1 << 20
 INLINE_BYTES = 1 << 21
+TURN_SECONDS = 0.02
+_UNLIMITED = sys.maxsize
+
+Kernel = Callable[[_kernels.Chunks, int], None]
+"""Works on chunks until none are left, or so many are done."""
 
 _num_threads: int | None = None
 
@@ -57,7 +65,7 @@ def get_num_threads() -> int:
 
 
 def run(
-    kernel: Callable[[_kernels.Chunks], None],
+    kernel: Kernel,
     n_items: int,
     item_bytes: int,
     n_threads: int | None,
@@ -73,10 +81,10 @@ def run(
         n_threads = integer(n_threads, "n_threads", 1)
     chunks = _kernels.Chunks(n_items, chunk_items(item_bytes, unit), goes_on)
     if n_items * item_bytes <= INLINE_BYTES:
-        kernel(chunks)
+        kernel(chunks, _UNLIMITED)
     else:
         n_threads = n_threads or get_num_threads()
-        _run_in_threads(kernel, chunks, min(n_threads, n_items * item_bytes // CHUNK_BYTES))
+        _run_in_threads(kernel, chunks, max(1, min(n_threads, n_items * item_bytes // CHUNK_BYTES)))
     return chunks.first_bad
 
 
@@ -85,26 +93,42 @@ def chunk_items(item_bytes: int, unit: int = 64) -> int:
     return max(unit, CHUNK_BYTES // item_bytes // unit * unit)
 
 
-def _run_in_threads(kernel: Callable[[_kernels.Chunks], None], chunks: _kernels.Chunks, n_threads: int) -> None:
+def _run_in_threads(kernel: Kernel, chunks: _kernels.Chunks, n_threads: int) -> None:
     under_way: list[threading.Event] = []
+    failures: list[BaseException] = []
 
     def work() -> None:
         ended = threading.Event()
         under_way.append(ended)  # a worker that comes after `cancel` finds no chunk
         try:
-            kernel(chunks)
+            kernel(chunks, _UNLIMITED)
+        except BaseException as error:
+            failures.append(error)
+            chunks.cancel()
         finally:
             ended.set()
 
-    workers = [threading.Thread(target=work, name="quantcore") for _ in range(n_threads)]
+    workers = [threading.Thread(target=work, name="quantcore") for _ in range(n_threads - 1)]
     try:
         for worker in workers:
             worker.start()
+        _work_in_turns(kernel, chunks)
         for worker in workers:
             worker.join()
+        if failures:
+            raise failures[0]
     except BaseException:
         chunks.cancel()
         # Not join: in CPython 3.11, one that Ctrl-C interrupted takes its thread for stopped while that still runs.
         for ended in under_way:
             ended.wait()
         raise
+
+
+def _work_in_turns(kernel: Kernel, chunks: _kernels.Chunks) -> None:
+    most = 4
+    while not chunks.is_done:
+        start = perf_counter()
+        kernel(chunks, most)
+        if perf_counter() - start < TURN_SECONDS:
+            most *= 2

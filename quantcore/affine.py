@@ -91,8 +91,8 @@ def quantize(
     if not sharing.is_in_columns:
         layout = sharing.layout
         bad = _parallel.run(
-            lambda chunks: _kernels.quantize_groups(
-                source.raw, element_type, layout, inverses, zero_points, *limits, out, chunks
+            lambda *turn: _kernels.quantize_groups(
+                source.raw, element_type, layout, inverses, zero_points, *limits, out, *turn
             ),
             sharing.n_groups,
             max(1, layout[1]) * itemsize,
@@ -109,8 +109,8 @@ def quantize(
         stop = first + n_rows * width
         raw = source.raw[first * itemsize : stop * itemsize]
         bad = _parallel.run(
-            lambda chunks: _kernels.quantize_columns(
-                raw, element_type, wide_inverses, wide_zero_points, *limits, out[first:stop], chunks
+            lambda *turn: _kernels.quantize_columns(
+                raw, element_type, wide_inverses, wide_zero_points, *limits, out[first:stop], *turn
             ),
             n_rows,
             width * itemsize,
@@ -139,8 +139,8 @@ def dequantize(
     if not sharing.is_in_columns:
         layout = sharing.layout
         _parallel.run(
-            lambda chunks: _kernels.dequantize_groups(
-                codes, is_signed, layout, scales, zero_points, out, element_type, chunks
+            lambda *turn: _kernels.dequantize_groups(
+                codes, is_signed, layout, scales, zero_points, out, element_type, *turn
             ),
             sharing.n_groups,
             max(1, layout[1]) * itemsize,
@@ -155,8 +155,8 @@ def dequantize(
         stop = first + n_rows * width
         target = out[first * itemsize : stop * itemsize]
         _parallel.run(
-            lambda chunks: _kernels.dequantize_columns(
-                codes[first:stop], is_signed, wide_scales, wide_zero_points, target, element_type, chunks
+            lambda *turn: _kernels.dequantize_columns(
+                codes[first:stop], is_signed, wide_scales, wide_zero_points, target, element_type, *turn
             ),
             n_rows,
             width * itemsize,
@@ -187,7 +187,7 @@ def _extremes_of_groups(
     layout = sharing.layout
     lowest, highest = (np.empty(sharing.n_groups, np.int32) for _ in range(2))
     _parallel.run(
-        lambda chunks: _kernels.extremes_of_groups(source.raw, source.element_type, layout, lowest, highest, chunks),
+        lambda *turn: _kernels.extremes_of_groups(source.raw, source.element_type, layout, lowest, highest, *turn),
         sharing.n_groups,
         layout[1] * source.itemsize,
         n_threads,
@@ -208,7 +208,7 @@ def _extremes_of_columns(
         n_chunks = -(-n_rows // _parallel.chunk_items(width * source.itemsize, 1))
         low, high = (np.empty((n_chunks, width), np.int32) for _ in range(2))
         _parallel.run(
-            lambda chunks: _kernels.extremes_of_columns(raw, source.element_type, width, low, high, chunks),
+            lambda *turn: _kernels.extremes_of_columns(raw, source.element_type, width, low, high, *turn),
             n_rows,
             width * source.itemsize,
             n_threads,

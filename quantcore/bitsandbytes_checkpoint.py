@@ -184,6 +184,8 @@ def _carried_out(
 ) -> ModelReport:
     if n_threads is not None:
         integer(n_threads, "n_threads", 1)
+    if not os.fsdecode(target):
+        raise OutputFileError("output: expected the path of a file or a folder, got ''")
     outputs = _outputs(checkpoint, jobs, Path(os.fsdecode(target)))
     texts = _texts(checkpoint, outputs, Path(os.fsdecode(target)), config)
     for path in (*outputs, *texts):
@@ -197,14 +199,15 @@ def _carried_out(
             progress(done, total)
 
     if not dry_run:
+        # What is entered first takes its name last: config.json and index never stand over shards of another kind.
         with _made_folder(next(iter(outputs)).parent), contextlib.ExitStack() as stack:
+            for path, text in reversed(texts.items()):
+                stack.enter_context(OutputFile(path, force=force, inputs=checkpoint.files)).write(text)
             for path, members in outputs.items():
                 file = stack.enter_context(OutputFile(path, force=force, inputs=checkpoint.files))
                 specs = [spec for job in members for spec in job.specs()]
                 writer = SafetensorsWriter(file, specs, {"format": "pt"})
                 _write_shard(checkpoint, writer, members, n_threads, advance)
-            for path, text in texts.items():
-                stack.enter_context(OutputFile(path, force=force, inputs=checkpoint.files)).write(text)
     tensors = tuple(
         TensorReport(
             job.source.name,
@@ -293,7 +296,7 @@ def _outputs(checkpoint: Checkpoint, jobs: dict[str, Job], target: Path) -> dict
     """The files to write, and which jobs go where."""
     if target.suffix == ".safetensors":
         return {target: list(jobs.values())}
-    if target.exists() and not target.is_dir():
+    if target.suffix == ".gguf" or (target.exists() and not target.is_dir()):
         raise OutputFileError(f"{label(target)}: is not a folder; a single file is named *.safetensors")
     return {
         target / shard.file_path.name: [jobs[t.name] for t in shard.tensors if t.name in jobs]
@@ -348,14 +351,14 @@ def _quantization_config(quant_type: str, is_double: bool, kept: list[str]) -> d
 @contextlib.contextmanager
 def _made_folder(folder: Path) -> Iterator[None]:
     """Make a folder for the outputs, and take it away again if nothing came into it."""
-    is_new = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except BaseException:
-        if is_new:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        with contextlib.suppress(OSError):
+            for path in made:
+                path.rmdir()
         raise
 
 

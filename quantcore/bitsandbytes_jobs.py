@@ -14,6 +14,7 @@ from quantcore import _arrays
 from quantcore.bitsandbytes_layout import STATE_PREFIX, NestedState, PackedState
 from quantcore.blockwise import DOUBLE_QUANT_BLOCK_SIZE, decode_into, dynamic_scales, quantize_into
 from quantcore.codebooks import CODEBOOKS
+from quantcore.formats import quantize_blocks, supported_format
 from quantcore.safetensors import SafetensorsInfo
 from quantcore.safetensors_writer import TensorSpec
 
@@ -27,6 +28,7 @@ ELEMENT_TYPES = {
 """Element types of the float dtypes of safetensors."""
 DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float32"}
 """What bitsandbytes is to decode to."""
+_FLOAT_FORMATS = {name: supported_format(name) for name in ("F32", "F16", "BF16")}
 _SAFETENSORS_NAMES = {"float32": "F32", "uint8": "U8"}
 _LONGEST_FLOAT = -1.2345678901234567e-100
 
@@ -95,7 +97,14 @@ class KeptTensor(Job):
     def compute(
         self, start: int, data: NDArray[np.uint8], buffer: NDArray[np.uint8], n_threads: int | None
     ) -> NDArray[np.uint8]:
-        return data
+        fmt = _FLOAT_FORMATS.get(self.source.dtype)
+        if fmt is None:
+            return data
+        # Through the kernel of the type itself, which finds NaN and inf.
+        count = data.size // fmt.bytes_per_block
+        source = _arrays.Floats(data, ELEMENT_TYPES[fmt.name], (count,), data, start // fmt.bytes_per_block)
+        quantize_blocks(source, fmt, buffer[: data.size], n_threads, f"tensor {self.source.name!r}")
+        return buffer[: data.size]
 
 
 @dataclass

@@ -101,7 +101,7 @@ def unpacked(mapping: Mapping[str, Any]) -> PackedState:
     data = np.ascontiguousarray(array(weight)).reshape(-1).view(np.uint8)
     n_blocks = -(-prod(shape) // block_size)
     if data.size != (prod(shape) + 1) // 2:
-        raise InvalidValueError(f"{weight}: shape {shape} takes {(prod(shape) + 1) // 2} bytes, got {data.size}")
+        raise InvalidValueError(f"{weight}: shape {brief(shape)} takes {(prod(shape) + 1) // 2} bytes, got {data.size}")
     if not np.array_equal(array(f"{prefix}quant_map").reshape(-1), CODEBOOKS[quant_type].table):
         raise InvalidValueError(f"{prefix}quant_map: not the values of {quant_type}")
     if "nested_offset" not in state:

@@ -58,6 +58,7 @@ class BlockQuantized:
         source = _arrays.floats(values, "values")
         data = np.empty(cls._data_shape(source.shape, "values"), np.uint8)
         quantize_blocks(source, GGML_TYPES[cls.qtype], data.reshape(-1), n_threads)
+        _arrays.given_away(data)
         return cls(data, source.shape)
 
     def dequantize(
@@ -74,7 +75,7 @@ class BlockQuantized:
 
     @classmethod
     def from_bytes(cls, buffer: Any, shape: tuple[int, ...]) -> Self:
-        """A record from ggml's bytes (copied) and the shape of the original values.
+        """A record from ggml's bytes (copied if they can change) and the shape of the original values.
 
         Raises
         ------
@@ -88,7 +89,7 @@ class BlockQuantized:
             raise InvalidValueError(
                 f"buffer: {cls.__name__} of shape {shape} takes {prod(data_shape)} bytes, got {data.size}"
             )
-        return cls(data.reshape(data_shape).copy(), shape)
+        return cls(data.reshape(data_shape), shape)
 
     def to_bytes(self) -> bytes:
         """ggml's bytes, as they stand in a GGUF file."""
@@ -139,13 +140,11 @@ class BlockQuantized:
 
     def __post_init__(self) -> None:
         shape = _arrays.shape(self.shape)
-        data = _arrays.contiguous(_arrays.packed(self.data, "data"))
+        data = _arrays.packed(self.data, "data")
         expected = self._data_shape(shape, "shape")
         if data.shape != expected:
             raise InvalidValueError(f"data: expected shape {expected} for values of shape {shape}, got {data.shape}")
-        data = data.view()
-        data.setflags(write=False)
-        object.__setattr__(self, "data", data)
+        object.__setattr__(self, "data", _arrays.frozen(data))
         object.__setattr__(self, "shape", shape)
 
     @classmethod

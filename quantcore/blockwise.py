@@ -81,6 +81,7 @@ def quantize_4bit(
     scales = np.empty(-(-source.size // block_size), np.float32)
     data = np.empty((source.size + 1) // 2, np.uint8)
     quantize_into(source, codebook, block_size, scales, data, n_threads)
+    _arrays.given_away(scales, data)
     return Quantized4Bit(scales, data, source.shape, block_size, quant_type)
 
 
@@ -96,8 +97,8 @@ def quantize_into(
     """Quantize a flat run of elements that begins with a block."""
     tree = codebook.tree
     bad = _parallel.run(
-        lambda chunks: _kernels.quantize_nibbles(
-            source.raw, source.element_type, block_size, codebook.id, tree, scales, data, chunks
+        lambda *turn: _kernels.quantize_nibbles(
+            source.raw, source.element_type, block_size, codebook.id, tree, scales, data, *turn
         ),
         source.size,
         source.itemsize,
@@ -199,7 +200,7 @@ def quantize_4bit_double(
     data = np.empty((source.size + 1) // 2, np.uint8)
     tree = codebook.tree
     bad = _parallel.run(
-        lambda chunks: _kernels.quantize_nibbles_linear(
+        lambda *turn: _kernels.quantize_nibbles_linear(
             source.raw,
             source.element_type,
             block_size,
@@ -209,7 +210,7 @@ def quantize_4bit_double(
             scales,
             super_scales,
             data,
-            chunks,
+            *turn,
         ),
         source.size,
         source.itemsize,
@@ -218,6 +219,7 @@ def quantize_4bit_double(
     )
     if bad >= 0:
         _arrays.refuse_block(source, "values", bad // block_size, block_size, codebook.name)
+    _arrays.given_away(scales, super_scales, data)
     return DoubleQuantized4Bit(
         scales, super_scales, 0.0, data, source.shape, block_size, quant_type, super_block_size, scale_code
     )
@@ -320,7 +322,7 @@ def decode_into(
     table = CODEBOOKS[quant_type].table
     itemsize = _arrays.ITEMSIZES[element_type]
     _parallel.run(
-        lambda chunks: _kernels.dequantize_nibbles(data, block_size, scales, table, out, element_type, chunks),
+        lambda *turn: _kernels.dequantize_nibbles(data, block_size, scales, table, out, element_type, *turn),
         out.size // itemsize,
         itemsize,
         n_threads,

@@ -225,6 +225,4 @@ def read_only(array: Any, name: str, size: int, dtype: type) -> NDArray[Any]:
     if dtype is np.float32 and not (np.isfinite(array) & (array >= 0)).all():
         bad = int(np.flatnonzero(~(np.isfinite(array) & (array >= 0)))[0])
         raise InvalidValueError(f"{name}: must be finite and >= 0, got {array.reshape(-1)[bad]} at index {bad}")
-    flat = np.ascontiguousarray(array).reshape(-1).view()
-    flat.setflags(write=False)
-    return flat
+    return _arrays.frozen(array).reshape(-1)

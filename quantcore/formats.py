@@ -85,7 +85,7 @@ def quantize_blocks(
     block_bytes = block_size * source.itemsize
     n_whole, n_tail = divmod(raw.size, block_bytes)
     bad = _parallel.run(
-        lambda chunks: _kernels.quantize_blocks(type_id, raw, element_type, out, chunks),
+        lambda *turn: _kernels.quantize_blocks(type_id, raw, element_type, out, *turn),
         n_whole,
         max(block_bytes, fmt.bytes_per_block),
         n_threads,
@@ -94,7 +94,7 @@ def quantize_blocks(
         tail = np.zeros(block_bytes, np.uint8)
         tail[:n_tail] = raw[n_whole * block_bytes :]
         chunks = _kernels.Chunks(1, 1)
-        _kernels.quantize_blocks(type_id, tail, element_type, out[n_whole * fmt.bytes_per_block :], chunks)
+        _kernels.quantize_blocks(type_id, tail, element_type, out[n_whole * fmt.bytes_per_block :], chunks, 1)
         bad = n_whole if chunks.first_bad >= 0 else -1
     if bad >= 0:
         _arrays.refuse_block(source, name, bad, block_size, fmt.name)
@@ -166,7 +166,7 @@ def dequantize_blocks(
     type_id = fmt.id
     source = _arrays.bytes_of(data)
     return _parallel.run(
-        lambda chunks: _kernels.dequantize_blocks(type_id, source, out, element_type, chunks),
+        lambda *turn: _kernels.dequantize_blocks(type_id, source, out, element_type, *turn),
         source.size // fmt.bytes_per_block,
         max(fmt.block_size * _arrays.ITEMSIZES[element_type], fmt.bytes_per_block),
         n_threads,

@@ -141,7 +141,7 @@ class QuantParams:
         if bad.size:
             raise InvalidValueError(f"scales: must be positive and finite, got {scales[bad[0]]} at index {bad[0]}")
         bad = np.flatnonzero((zero_points < self.quant_min) | (zero_points > self.quant_max))
-        if self.mode is QuantMode.SYMMETRIC:
+        if self.mode is QuantMode.SYMMETRIC and not bad.size:
             bad = np.flatnonzero(zero_points)
         if bad.size:
             allowed = f"{self.quant_min} to {self.quant_max}" if self.is_asymmetric else "0"

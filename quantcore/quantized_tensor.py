@@ -152,15 +152,14 @@ class QuantizedTensor:
 
     def __post_init__(self) -> None:
         params, shape = _checked(self.params), _arrays.shape(self.shape)
-        data = np.ascontiguousarray(self.data).view()
-        if data.dtype != params.code_dtype:
+        data = np.asarray(self.data)
+        if data.dtype != params.code_dtype or isinstance(self.data, np.ma.MaskedArray):
             raise InvalidTypeError(f"data: expected dtype {params.code_dtype}, got {data.dtype}")
         if data.shape != shape:
             raise InvalidValueError(f"data: expected shape {shape}, got {data.shape}")
         if data.size:
             params.sharing(shape, "data")
-        data.setflags(write=False)
-        object.__setattr__(self, "data", data)
+        object.__setattr__(self, "data", _arrays.frozen(data))
         object.__setattr__(self, "shape", shape)
 
     @property
@@ -245,6 +244,7 @@ def quantize_tensor(
     else:
         params = calibrate_per_tensor(values, bits, mode, n_threads=n_threads)
     data = quantize_with_params(values, params, n_threads=n_threads)
+    _arrays.given_away(data)
     return QuantizedTensor(data, params, data.shape)
 
 
@@ -305,7 +305,7 @@ def pack_nibbles(codes: Any, order: str) -> NDArray[np.uint8]:
         `codes` is neither int8 nor uint8.
     """
     array = np.asarray(codes)
-    if array.dtype not in (np.int8, np.uint8):
+    if array.dtype not in (np.int8, np.uint8) or isinstance(codes, np.ma.MaskedArray):
         raise InvalidTypeError(f"codes: expected int8 or uint8, got dtype {array.dtype}")
     lowest, highest = (-8, 7) if array.dtype == np.int8 else (0, 15)
     bad = np.flatnonzero((array < lowest) | (array > highest))

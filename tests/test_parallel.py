@@ -152,8 +152,8 @@ def test_kernels_release_the_gil():
     data = np.zeros((1 << 18) * 34, np.uint8)
     decoded = np.zeros_like(values)
     for call in (
-        lambda: _kernels.quantize_blocks(8, values, 0, data, _kernels.Chunks(1 << 18, 1 << 18)),
-        lambda: _kernels.dequantize_blocks(8, data, decoded, 0, _kernels.Chunks(1 << 18, 1 << 18)),
+        lambda: _kernels.quantize_blocks(8, values, 0, data, _kernels.Chunks(1 << 18, 1 << 18), 1),
+        lambda: _kernels.dequantize_blocks(8, data, decoded, 0, _kernels.Chunks(1 << 18, 1 << 18), 1),
     ):
         assert runs_meanwhile(call)
     assert decoded[-4:].view(np.float32) == pytest.approx(1, rel=1e-3)

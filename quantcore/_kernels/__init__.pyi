@@ -11,13 +11,15 @@ class Chunks:
     def cancel(self) -> None: ...
     @property
     def first_bad(self) -> int: ...
+    @property
+    def is_done(self) -> bool: ...
 
 def block_sizes() -> dict[int, tuple[int, int]]: ...
 def quantize_blocks(
-    type_id: int, values: NDArray[np.uint8], dtype: int, out: NDArray[np.uint8], chunks: Chunks
+    type_id: int, values: NDArray[np.uint8], dtype: int, out: NDArray[np.uint8], chunks: Chunks, most: int
 ) -> None: ...
 def dequantize_blocks(
-    type_id: int, data: NDArray[np.uint8], out: NDArray[np.uint8], dtype: int, chunks: Chunks
+    type_id: int, data: NDArray[np.uint8], out: NDArray[np.uint8], dtype: int, chunks: Chunks, most: int
 ) -> None: ...
 def walk_strings(buffer: bytes | bytearray, offset: int, n_strings: int) -> tuple[int, int]: ...
 def quantize_nibbles(
@@ -29,6 +31,7 @@ def quantize_nibbles(
     scales: NDArray[np.float32],
     out: NDArray[np.uint8],
     chunks: Chunks,
+    most: int,
 ) -> None: ...
 def quantize_nibbles_linear(
     values: NDArray[np.uint8],
@@ -41,6 +44,7 @@ def quantize_nibbles_linear(
     super_scales: NDArray[np.float32],
     out: NDArray[np.uint8],
     chunks: Chunks,
+    most: int,
 ) -> None: ...
 def dequantize_nibbles(
     data: NDArray[np.uint8],
@@ -50,6 +54,7 @@ def dequantize_nibbles(
     out: NDArray[np.uint8],
     dtype: int,
     chunks: Chunks,
+    most: int,
 ) -> None: ...
 def nearest_codes(
     x: NDArray[np.float32], inverse: float, tree: NDArray[np.float32], out: NDArray[np.uint8]
@@ -64,6 +69,7 @@ def extremes_of_groups(
     lowest: NDArray[np.int32],
     highest: NDArray[np.int32],
     chunks: Chunks,
+    most: int,
 ) -> None: ...
 def extremes_of_columns(
     values: NDArray[np.uint8],
@@ -72,6 +78,7 @@ def extremes_of_columns(
     lowest: NDArray[np.int32],
     highest: NDArray[np.int32],
     chunks: Chunks,
+    most: int,
 ) -> None: ...
 def quantize_groups(
     values: NDArray[np.uint8],
@@ -83,6 +90,7 @@ def quantize_groups(
     qmax: int,
     out: NDArray[np.uint8],
     chunks: Chunks,
+    most: int,
 ) -> None: ...
 def quantize_columns(
     values: NDArray[np.uint8],
@@ -93,6 +101,7 @@ def quantize_columns(
     qmax: int,
     out: NDArray[np.uint8],
     chunks: Chunks,
+    most: int,
 ) -> None: ...
 def dequantize_groups(
     codes: NDArray[np.uint8],
@@ -103,6 +112,7 @@ def dequantize_groups(
     out: NDArray[np.uint8],
     dtype: int,
     chunks: Chunks,
+    most: int,
 ) -> None: ...
 def dequantize_columns(
     codes: NDArray[np.uint8],
@@ -112,4 +122,5 @@ def dequantize_columns(
     out: NDArray[np.uint8],
     dtype: int,
     chunks: Chunks,
+    most: int,
 ) -> None: ...

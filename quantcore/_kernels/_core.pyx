@@ -63,9 +63,21 @@ cdef class Chunks:
     def first_bad(self):
         return -1 if self.lowest_bad == INT64_MAX else self.lowest_bad
 
-    cdef int64_t take(self) noexcept nogil:
-        """The first item of the next chunk, or -1."""
-        cdef int64_t start = quantcore_take(&self.position, self.size)
+    @property
+    def is_done(self):
+        """Whether no chunk will be handed out any more."""
+        cdef int64_t position = quantcore_read(&self.position)
+        if position >= self.total or quantcore_read(&self.is_cancelled):
+            return True
+        return position > quantcore_read(&self.lowest_bad) and not self.goes_on
+
+    cdef int64_t take(self, int64_t* most) noexcept nogil:
+        """The first item of the next chunk, or -1; also after `most` chunks, which are counted down."""
+        cdef int64_t start
+        if most[0] <= 0:
+            return -1
+        most[0] -= 1
+        start = quantcore_take(&self.position, self.size)
         if start >= self.total or quantcore_read(&self.is_cancelled):
             return -1
         if start > quantcore_read(&self.lowest_bad) and not self.goes_on:
@@ -88,7 +100,7 @@ cdef BlockKernels* kernels_of(int type_id) noexcept nogil:
     return NULL
 
 
-def quantize_blocks(int type_id, const uint8_t[::1] values, int dtype, uint8_t[::1] out, Chunks chunks):
+def quantize_blocks(int type_id, const uint8_t[::1] values, int dtype, uint8_t[::1] out, Chunks chunks, int64_t most):
     """Quantize chunks of blocks until none are left. `values` are the raw bytes of an array of element type `dtype`."""
     cdef BlockKernels* kernels = kernels_of(type_id)
     cdef int64_t stride = kernels.block_size * size_of(dtype)
@@ -96,7 +108,7 @@ def quantize_blocks(int type_id, const uint8_t[::1] values, int dtype, uint8_t[:
     if chunks.total == 0:
         return
     with nogil:
-        start = chunks.take()
+        start = chunks.take(&most)
         while start >= 0:
             chunks.report(
                 start,
@@ -104,10 +116,10 @@ def quantize_blocks(int type_id, const uint8_t[::1] values, int dtype, uint8_t[:
                     &values[0] + start * stride, dtype, chunks.count(start), &out[0] + start * kernels.bytes_per_block
                 ),
             )
-            start = chunks.take()
+            start = chunks.take(&most)
 
 
-def dequantize_blocks(int type_id, const uint8_t[::1] data, uint8_t[::1] out, int dtype, Chunks chunks):
+def dequantize_blocks(int type_id, const uint8_t[::1] data, uint8_t[::1] out, int dtype, Chunks chunks, int64_t most):
     """Dequantize chunks of blocks until none are left. `out` are the raw bytes of an array of element type `dtype`."""
     cdef BlockKernels* kernels = kernels_of(type_id)
     cdef int64_t stride = kernels.block_size * size_of(dtype)
@@ -115,7 +127,7 @@ def dequantize_blocks(int type_id, const uint8_t[::1] data, uint8_t[::1] out, in
     if chunks.total == 0:
         return
     with nogil:
-        start = chunks.take()
+        start = chunks.take(&most)
         while start >= 0:
             chunks.report(
                 start,
@@ -123,7 +135,7 @@ def dequantize_blocks(int type_id, const uint8_t[::1] data, uint8_t[::1] out, in
                     &data[0] + start * kernels.bytes_per_block, chunks.count(start), &out[0] + start * stride, dtype
                 ),
             )
-            start = chunks.take()
+            start = chunks.take(&most)
 
 
 def walk_strings(const uint8_t[::1] buffer, int64_t offset, int64_t n_strings):
@@ -147,14 +159,14 @@ def walk_strings(const uint8_t[::1] buffer, int64_t offset, int64_t n_strings):
 
 def quantize_nibbles(
     const uint8_t[::1] values, int dtype, int block_size, int quant_type, const float[::1] tree, float[::1] scales,
-    uint8_t[::1] out, Chunks chunks,
+    uint8_t[::1] out, Chunks chunks, int64_t most,
 ):
     """4-bit codes and their scales; `chunks` hand out elements, whole blocks at a time."""
     cdef int64_t itemsize = size_of(dtype), start
     if chunks.total == 0:
         return
     with nogil:
-        start = chunks.take()
+        start = chunks.take(&most)
         while start >= 0:
             chunks.report(
                 start,
@@ -163,19 +175,19 @@ def quantize_nibbles(
                     &scales[0] + start // block_size, &out[0] + start // 2,
                 ),
             )
-            start = chunks.take()
+            start = chunks.take(&most)
 
 
 def quantize_nibbles_linear(
     const uint8_t[::1] values, int dtype, int block_size, int quant_type, const float[::1] tree, int super_block_size,
-    uint8_t[::1] scales, float[::1] super_scales, uint8_t[::1] out, Chunks chunks,
+    uint8_t[::1] scales, float[::1] super_scales, uint8_t[::1] out, Chunks chunks, int64_t most,
 ):
     """4-bit codes, fitted to uint8 scales; `chunks` hand out elements, whole super-blocks at a time."""
     cdef int64_t itemsize = size_of(dtype), start
     if chunks.total == 0:
         return
     with nogil:
-        start = chunks.take()
+        start = chunks.take(&most)
         while start >= 0:
             chunks.report(
                 start,
@@ -185,25 +197,25 @@ def quantize_nibbles_linear(
                     &super_scales[0] + start // (<int64_t> block_size * super_block_size), &out[0] + start // 2,
                 ),
             )
-            start = chunks.take()
+            start = chunks.take(&most)
 
 
 def dequantize_nibbles(
     const uint8_t[::1] data, int block_size, const float[::1] scales, const float[::1] table, uint8_t[::1] out,
-    int dtype, Chunks chunks,
+    int dtype, Chunks chunks, int64_t most,
 ):
     """Decode 4-bit codes; `chunks` hand out elements, whole blocks at a time."""
     cdef int64_t itemsize = size_of(dtype), start
     if chunks.total == 0:
         return
     with nogil:
-        start = chunks.take()
+        start = chunks.take(&most)
         while start >= 0:
             TABLE.nibbles_dequantize(
                 &data[0] + start // 2, chunks.count(start), block_size, &scales[0] + start // block_size, &table[0],
                 &out[0] + start * itemsize, dtype,
             )
-            start = chunks.take()
+            start = chunks.take(&most)
 
 
 def nearest_codes(const float[::1] x, float inverse, const float[::1] tree, uint8_t[::1] out):
@@ -220,7 +232,8 @@ cdef GroupLayout layout_of(tuple layout):
 
 
 def extremes_of_groups(
-    const uint8_t[::1] values, int dtype, tuple layout, int32_t[::1] lowest, int32_t[::1] highest, Chunks chunks
+    const uint8_t[::1] values, int dtype, tuple layout, int32_t[::1] lowest, int32_t[::1] highest, Chunks chunks,
+    int64_t most,
 ):
     """Keys of the extremes of each group; `chunks` hand out groups. `layout`: (cols, size, per_row, sharing)."""
     cdef GroupLayout groups = layout_of(layout)
@@ -228,34 +241,35 @@ def extremes_of_groups(
     if chunks.total == 0:
         return
     with nogil:
-        start = chunks.take()
+        start = chunks.take(&most)
         while start >= 0:
             TABLE.groups_extremes(
                 &values[0], dtype, &groups, start, chunks.count(start), &lowest[0], &highest[0]
             )
-            start = chunks.take()
+            start = chunks.take(&most)
 
 
 def extremes_of_columns(
-    const uint8_t[::1] values, int dtype, int64_t width, int32_t[:, ::1] lowest, int32_t[:, ::1] highest, Chunks chunks
+    const uint8_t[::1] values, int dtype, int64_t width, int32_t[:, ::1] lowest, int32_t[:, ::1] highest,
+    Chunks chunks, int64_t most,
 ):
     """Keys of the extremes of each column, a row of them for each chunk; `chunks` hand out rows."""
     cdef int64_t start, itemsize = size_of(dtype), i
     if chunks.total == 0 or width == 0:
         return
     with nogil:
-        start = chunks.take()
+        start = chunks.take(&most)
         while start >= 0:
             i = start // chunks.size
             TABLE.columns_extremes(
                 &values[0] + start * width * itemsize, dtype, chunks.count(start), width, &lowest[i, 0], &highest[i, 0]
             )
-            start = chunks.take()
+            start = chunks.take(&most)
 
 
 def quantize_groups(
     const uint8_t[::1] values, int dtype, tuple layout, const float[::1] inverses, const int32_t[::1] zero_points,
-    int qmin, int qmax, uint8_t[::1] out, Chunks chunks,
+    int qmin, int qmax, uint8_t[::1] out, Chunks chunks, int64_t most,
 ):
     """Affine codes, a scale for each group; `chunks` hand out groups."""
     cdef GroupLayout groups = layout_of(layout)
@@ -263,7 +277,7 @@ def quantize_groups(
     if chunks.total == 0:
         return
     with nogil:
-        start = chunks.take()
+        start = chunks.take(&most)
         while start >= 0:
             chunks.report(
                 0,
@@ -272,19 +286,19 @@ def quantize_groups(
                     inverses.shape[0], qmin, qmax, &out[0],
                 ),
             )
-            start = chunks.take()
+            start = chunks.take(&most)
 
 
 def quantize_columns(
     const uint8_t[::1] values, int dtype, const float[::1] inverses, const int32_t[::1] zero_points, int qmin, int qmax,
-    uint8_t[::1] out, Chunks chunks,
+    uint8_t[::1] out, Chunks chunks, int64_t most,
 ):
     """Affine codes, a scale for each column of a row; `chunks` hand out rows."""
     cdef int64_t start, itemsize = size_of(dtype), width = inverses.shape[0]
     if chunks.total == 0 or width == 0:
         return
     with nogil:
-        start = chunks.take()
+        start = chunks.take(&most)
         while start >= 0:
             chunks.report(
                 start,
@@ -293,12 +307,12 @@ def quantize_columns(
                     &zero_points[0], qmin, qmax, &out[0] + start * width,
                 ),
             )
-            start = chunks.take()
+            start = chunks.take(&most)
 
 
 def dequantize_groups(
     const uint8_t[::1] codes, bint is_signed, tuple layout, const float[::1] scales, const int32_t[::1] zero_points,
-    uint8_t[::1] out, int dtype, Chunks chunks,
+    uint8_t[::1] out, int dtype, Chunks chunks, int64_t most,
 ):
     """Decode affine codes, a scale for each group; `chunks` hand out groups."""
     cdef GroupLayout groups = layout_of(layout)
@@ -306,28 +320,28 @@ def dequantize_groups(
     if chunks.total == 0:
         return
     with nogil:
-        start = chunks.take()
+        start = chunks.take(&most)
         while start >= 0:
             TABLE.groups_dequantize(
                 &codes[0], is_signed, &groups, start, chunks.count(start), &scales[0], &zero_points[0], scales.shape[0],
                 &out[0], dtype,
             )
-            start = chunks.take()
+            start = chunks.take(&most)
 
 
 def dequantize_columns(
     const uint8_t[::1] codes, bint is_signed, const float[::1] scales, const int32_t[::1] zero_points, uint8_t[::1] out,
-    int dtype, Chunks chunks,
+    int dtype, Chunks chunks, int64_t most,
 ):
     """Decode affine codes, a scale for each column of a row; `chunks` hand out rows."""
     cdef int64_t start, itemsize = size_of(dtype), width = scales.shape[0]
     if chunks.total == 0 or width == 0:
         return
     with nogil:
-        start = chunks.take()
+        start = chunks.take(&most)
         while start >= 0:
             TABLE.columns_dequantize(
                 &codes[0] + start * width, is_signed, chunks.count(start), width, &scales[0], &zero_points[0],
                 &out[0] + start * width * itemsize, dtype,
             )
-            start = chunks.take()
+            start = chunks.take(&most)

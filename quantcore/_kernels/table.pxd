@@ -34,9 +34,9 @@ ctypedef void (*NibblesDequantize)(
 # The code of x[i] * inverse among 256 sorted ones, by the search tree of their midpoints.
 ctypedef void (*NearestOf256)(const float* x, int64_t n, float inverse, const float* tree, uint8_t* out) noexcept nogil
 
-# Affine codes (affine.pxd). Groups are runs that share a scale: `per_row` of `size` elements in each row of `cols`, the last
-# one of a row short; `sharing` groups in succession take one scale, and the scales come round after n_scales. Columns: rows
-# of `width` elements of which each column has a scale.
+# Affine codes (affine.pxd). Groups are runs that share a scale: `per_row` of `size` elements in each row of `cols`, the
+# last one of a row short; `sharing` groups in succession take one scale, and the scales come round after n_scales.
+# Columns: rows of `width` elements of which each column has a scale.
 ctypedef struct GroupLayout:
     int64_t cols
     int64_t size

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from quantcore._arrays import integer
-from quantcore._files import check_output
-from quantcore.errors import InvalidTypeError, InvalidValueError
+from quantcore._files import check_output, label
+from quantcore.errors import InvalidTypeError, InvalidValueError, OutputFileError
 from quantcore.formats import supported_format
 from quantcore.ggml_types import GGMLType, GGUFQuantType
 from quantcore.gguf.layout import FILE_TYPE_KEY, QUANTIZATION_VERSION_KEY, KeyValue
@@ -161,6 +161,8 @@ def _carried_out(
         check_tensor(planned.source.name, planned.source.shape)
     check_plan(plan, allow_requantize=allow_requantize)
     check_output(target, force=force, inputs=model.paths)
+    if os.fsdecode(target).endswith(".safetensors"):
+        raise OutputFileError(f"{label(target)}: {default.name} is written to GGUF files, not to safetensors")
     if not dry_run:
         kvs = (
             *model.kvs,

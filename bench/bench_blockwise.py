@@ -1,0 +1,44 @@
+"""NF4 and int4 both ways, beside bitsandbytes: `pytest bench/bench_blockwise.py --benchmark-only`.
+
+`extra_info` holds Gelem/s and the share of the memory roofline measured in the same process; the CPU level is
+quantcore.isa(), set by QUANTCORE_ISA. bitsandbytes makes new outputs every time, as our records do; only our decoding
+writes to an array that is there.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import pytest
+
+import quantcore
+from bench.bench_formats import roofline
+from bench.works import Work, blockwise_works
+
+N_ELEMENTS = 1 << 25
+WORKS = {work.name: work for work in blockwise_works(4096)}
+
+
+@cache
+def full_size() -> dict[str, Work]:
+    return {work.name: work for work in blockwise_works(N_ELEMENTS)}
+
+
+def cases() -> Iterator[tuple[str, str, int]]:
+    for work in WORKS.values():
+        for n_threads in (1, 2):
+            yield from ((work.name, library, n_threads) for library in ("quantcore", *work.peers))
+
+
+@pytest.mark.parametrize(("name", "library", "n_threads"), list(cases()))
+def test_speed(benchmark: Callable[..., object], name: str, library: str, n_threads: int) -> None:
+    work = full_size()[name]
+    call = work.ours(n_threads) if library == "quantcore" else work.peers[library](n_threads)
+    benchmark.group = f"{name}, {n_threads} threads"
+    benchmark.pedantic(call, rounds=5, warmup_rounds=1)
+    if benchmark.stats is not None:
+        median = benchmark.stats.stats.median
+        benchmark.extra_info |= {
+            "isa": quantcore.isa(),
+            "gelem_per_second": work.n_elements / median / 1e9,
+            "roofline_share": work.n_bytes / median / roofline(n_threads),
+        }
