@@ -438,7 +438,7 @@ def expected() -> dict[str, int]:
     return digests(SEED)
 
 
-@pytest.mark.parametrize("level", [level for level in _kernels.SUPPORTED_LEVELS if level != _kernels.LEVEL])
+@pytest.mark.parametrize("level", _kernels.SUPPORTED_LEVELS)
 def test_every_level_gives_the_same(level, expected):
     code = "import json, quantcore; from tests.test_blockwise import digests; "
     child = python(code + f"print(json.dumps([quantcore.isa(), digests({SEED})]))", QUANTCORE_ISA=level)

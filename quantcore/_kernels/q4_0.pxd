@@ -3,7 +3,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from quantcore._kernels.bits cimport MAGNITUDE, bits_of, f16_bits_of, float_of
-from quantcore._kernels.scales cimport SCALES, inverse_of, load_scales
+from quantcore._kernels.scales cimport SCALES, inverse_of, load_scales, prefetch_ahead
 
 cdef extern from "nibbles.h":
     void quantcore_centred32(const uint8_t* data, float scale, float* y) noexcept nogil
@@ -82,6 +82,7 @@ cdef inline int64_t q4_0_quantize_tile(const float* x, int64_t n, uint8_t* out) 
         xb = x + i * Q4_0_BLOCK
         block = out + i * Q4_0_BYTES
         id = inverse[i]
+        prefetch_ahead(xb)
         # Floats clamp as the integers of their bits, NaN included. Only the code 16 needs it; otherwise the clamp keeps
         # the cast defined if another thread writes to x.
         for j in range(Q4_0_BLOCK):

@@ -2,7 +2,7 @@
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t
 
 from quantcore._kernels.bits cimport MAGNITUDE, bits_of, f16_bits_of, float_of
-from quantcore._kernels.scales cimport SCALES, inverse_of, load_scales
+from quantcore._kernels.scales cimport SCALES, inverse_of, load_scales, prefetch_ahead
 
 cdef enum:
     Q8_0_BLOCK = 32
@@ -46,6 +46,7 @@ cdef inline int64_t q8_0_quantize_tile(const float* x, int64_t n, uint8_t* out) 
         xb = x + i * Q8_0_BLOCK
         block = out + i * Q8_0_BYTES
         id = inverse[i]
+        prefetch_ahead(xb)
         # Adding the float below one half, with the sign of v, and truncating rounds half away from zero exactly.
         # The clamp (on the bits of the magnitude, NaN included) never acts on values that stay still; it keeps the cast
         # defined if another thread writes to x.
