@@ -4,7 +4,8 @@
 source "$(dirname "$0")/common.sh"
 
 CASES=${CASES:-4096}
-TESTS=(tests/test_formats.py tests/test_arrays.py tests/test_block_records.py tests/test_golden.py tests/test_parallel.py)
+TESTS=(tests/test_formats.py tests/test_arrays.py tests/test_block_records.py tests/test_blockwise.py tests/test_golden.py
+    tests/test_parallel.py)
 
 copy_tests "$WORK/run"
 "$PYTHON" -m venv "$WORK/venv"

@@ -45,7 +45,7 @@ cd "$WORK/run"
 install_test_dependencies "$WORK/user/bin/python"
 "$WORK/user/bin/python" -m pip install -c ci/requirements-lint.txt mypy
 "$WORK/user/bin/python" -m pytest -q -p no:cacheprovider tests/test_formats.py tests/test_arrays.py \
-    tests/test_block_records.py tests/test_golden.py tests/test_files.py tests/test_model.py tests/test_digits.py
+    tests/test_block_records.py tests/test_blockwise.py tests/test_golden.py tests/test_files.py tests/test_model.py tests/test_digits.py
 
 # The stubs describe what was compiled; pickling hooks are Cython's own.
 echo 'quantcore\._kernels\.(__all__|.*\.__(reduce|setstate)_cython__)' >"$WORK/allowed"

@@ -6,9 +6,11 @@ from libc.string cimport memcpy, memset
 from quantcore._kernels.bits cimport INFINITE, float_of
 from quantcore._kernels.blockwise cimport GROUP, GROUP_BYTES, INT4, NIBBLE_TILE, absmax_bits, code_block, decode_block
 from quantcore._kernels.floats cimport FLOAT32, load_tile, size_of, store_tile
+from quantcore._kernels.scales cimport prefetch_run
 
 cdef enum:
     MOST_BLOCKS = 4096  # blocks of one super-block
+    PREFETCH_DISTANCE = 4096  # elements that are asked for ahead, while a block is coded from L1
 
 
 cdef inline const float* loaded(
@@ -48,6 +50,7 @@ cdef int64_t nibbles_quantize(
         start = i * block_size
         count = min(<int64_t> block_size, n - start)
         x = loaded(values, dtype, start, count, staged)
+        prefetch_run(values + (start + PREFETCH_DISTANCE) * size_of(dtype), count * size_of(dtype))
         absmax = absmax_bits(x, count)
         if absmax >= <uint32_t> INFINITE:
             return start

@@ -17,6 +17,13 @@ cdef inline void prefetch_ahead(const float* block) noexcept nogil:
     __builtin_prefetch(block + SCALES * 32 + 16)
 
 
+cdef inline void prefetch_run(const uint8_t* start, int64_t n_bytes) noexcept nogil:
+    """Ask for the cache lines of a run."""
+    cdef int64_t i
+    for i in range((n_bytes + 63) // 64):
+        __builtin_prefetch(start + 64 * i)
+
+
 cdef inline float inverse_of(float d) noexcept nogil:
     """1/d, or 0 where that would overflow (|d| up to 2^-128, whose fp16 is 0: the block decodes to zeros) or d is 0."""
     return <float> 1.0 / d if (bits_of(d) & MAGNITUDE) > <uint32_t> 0x00200000 else <float> 0.0
