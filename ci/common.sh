@@ -1,4 +1,5 @@
 # common.sh: sourced by the scripts beside it. Each of them works on copies in a temporary folder, never in the checkout.
+# shellcheck shell=bash
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 CHECKOUT=$PWD

