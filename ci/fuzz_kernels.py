@@ -4,7 +4,7 @@ Every buffer is its own malloc'ed block that ends where the data end, so that Ad
 read or written. Values are of every magnitude with NaN, inf, ties, limits and subnormals mixed in, or random bits;
 blocks to decode are random bytes. --hash FILE gets a hash of all results: the same for one seed at every CPU level.
 
-Usage: python ci/fuzz_kernels.py [--cases 4096] [--seed 0] [--hash FILE] [--short input|output]
+Usage: python ci/fuzz_kernels.py [--cases 5120] [--seed 0] [--hash FILE] [--short input|output]
 --short gives every input or output one byte less than it needs: a sanitizer that is on must stop the run.
 """
 
@@ -21,8 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 import quantcore
-from quantcore import _arrays, _kernels
-from quantcore.blockwise import dequantize_4bit, dequantize_4bit_double, quantize_4bit, quantize_4bit_double
+from quantcore import (
+    QuantGranularity,
+    QuantMode,
+    _arrays,
+    _kernels,
+    dequantize_4bit,
+    dequantize_4bit_double,
+    quantize_4bit,
+    quantize_4bit_double,
+)
 
 FLOAT_DTYPES = {
     _arrays.FLOAT32: np.float32,
@@ -193,6 +201,33 @@ class Fuzzer:
         assert np.isfinite(restored).all()
         self.record("4-bit round trip", {-1}, q.data, restored.view(np.uint8))
 
+    def affine(self, _: int) -> None:
+        """Per tensor, channel and group: shapes with odd rows, channels on any axis, groups that do not divide."""
+        rng = self.rng
+        shape = tuple(int(n) for n in rng.integers(1, 40, rng.integers(1, 4)))
+        element_type = int(rng.choice([_arrays.FLOAT32, _arrays.FLOAT16, _arrays.FLOAT64]))
+        dtype = np.dtype(FLOAT_DTYPES[element_type])
+        size = int(np.prod(shape))
+        values = heap(size * dtype.itemsize, self.lead(dtype.itemsize)).view(dtype).reshape(shape)
+        values[:] = random_values(rng, size, element_type).reshape(shape)
+        granularity = (
+            QuantGranularity.per_tensor(),
+            QuantGranularity.per_channel(int(rng.integers(len(shape)))),
+            QuantGranularity.per_group(int(rng.integers(1, 50))),
+        )[rng.integers(3)]
+        mode = (QuantMode.SYMMETRIC, QuantMode.ASYMMETRIC)[rng.integers(2)]
+        try:
+            params = quantcore.quantize_tensor(values, granularity, mode, int(rng.integers(2, 9))).params
+        except quantcore.InvalidValueError:
+            self.record("refused", {-1})
+            return
+        codes = heap(size, self.lead(1)).view(np.int8 if mode is QuantMode.SYMMETRIC else np.uint8).reshape(shape)
+        restored = heap(4 * size, self.lead(4)).view(np.float32).reshape(shape)
+        quantcore.quantize_with_params(values, params, out=codes)
+        assert params.quant_min <= codes.min() <= codes.max() <= params.quant_max
+        quantcore.dequantize_with_params(codes, params, out=restored)
+        self.record("affine round trip", {-1}, codes.reshape(-1).view(np.uint8), restored.reshape(-1).view(np.uint8))
+
     def walk_strings(self) -> None:
         """Strings in a buffer that ends anywhere, with lengths of which some lie."""
         rng = self.rng
@@ -215,13 +250,13 @@ class Fuzzer:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=4096)
+    parser.add_argument("--cases", type=int, default=5120)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hash", type=Path, metavar="FILE")
     parser.add_argument("--short", choices=("input", "output"))
     options = parser.parse_args()
     fuzzer = Fuzzer(options.seed, options.short)
-    ways = (fuzzer.quantize, fuzzer.dequantize, fuzzer.public, fuzzer.four_bit)
+    ways = (fuzzer.quantize, fuzzer.dequantize, fuzzer.public, fuzzer.four_bit, fuzzer.affine)
     type_ids = sorted(SIZES, key=lambda i: -SIZES[i][0])  # block formats first: the vectorised loops
     for case in range(options.cases):
         if case % 16 == 15:

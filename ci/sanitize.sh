@@ -5,7 +5,7 @@ set -euo pipefail
 # shellcheck source=ci/common.sh
 source "$(dirname "$0")/common.sh"
 
-CASES=${CASES:-4096}
+CASES=${CASES:-5120}
 TESTS=(tests/test_formats.py tests/test_arrays.py tests/test_block_records.py tests/test_golden.py tests/test_parallel.py)
 
 copy_tests "$WORK/run"
