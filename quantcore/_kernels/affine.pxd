@@ -1,5 +1,5 @@
-# affine.pxd: affine codes q = clip(rint(x * (1 / scale)) + zero_point, qmin, qmax), x = (q - zero_point) * scale, and the
-# extremes that scales are made from. A run of elements that share a scale, or a row of which each column has its own.
+# affine.pxd: affine codes q = clip(rint(x * (1 / scale)) + zero_point, qmin, qmax), x = (q - zero_point) * scale, and
+# the extremes that scales are made from. A run of elements that share a scale, or a row of which each column has its own.
 from libc.math cimport rintf
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t
 
@@ -40,7 +40,7 @@ cdef inline void extremes_of_row(const float* x, int64_t n, int32_t* lowest, int
 cdef inline uint32_t quantize_run(
     const float* x, int64_t n, float inverse, int32_t zero_point, float low, float high, uint8_t* out
 ) noexcept nogil:
-    """Codes of n elements; `low` and `high`: qmin and qmax less the zero point. Returns the largest magnitude's bits."""
+    """Codes of n elements; `low`, `high`: qmin and qmax less the zero point. Returns the largest magnitude's bits."""
     cdef int32_t code[STAGE]
     cdef int64_t start = 0, j
     cdef uint32_t largest = 0
