@@ -1,5 +1,6 @@
 # affine.pxd: affine codes q = clip(rint(x * (1 / scale)) + zero_point, qmin, qmax), x = (q - zero_point) * scale, and
-# the extremes that scales are made from. A run of elements that share a scale, or a row of which each column has its own.
+# the extremes that scales are made from. A run of elements that share a scale, or a row of which each column has its
+# own.
 from libc.math cimport rintf
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t
 

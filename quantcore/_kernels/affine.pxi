@@ -1,5 +1,6 @@
 # affine.pxi: the loops of extremes and affine codes over an array's groups (runs that share a scale) or rows (each
-# column has its own). Groups lie in rows of `cols` elements, each row beginning a group; the last one of a row may be short.
+# column has its own). Groups lie in rows of `cols` elements, each row beginning a group; the last one of a row may be
+# short.
 from libc.stdint cimport INT32_MAX, INT32_MIN, int32_t, int64_t, uint8_t, uint32_t
 
 from quantcore._kernels.affine cimport (
