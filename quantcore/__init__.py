@@ -13,8 +13,12 @@ from quantcore.blockwise import (
     quantize_4bit_double,
 )
 from quantcore.blockwise_records import DoubleQuantized4Bit, Quantized4Bit
+from quantcore.calibrate import calibrate_min_max, calibrate_percentile
+from quantcore.calibration import Calibrator
+from quantcore.calibration_records import CalibrationMethod, CalibrationResult
 from quantcore.errors import (
     FileFormatError,
+    InvalidStateError,
     InvalidTypeError,
     InvalidValueError,
     OutputFileError,
@@ -50,9 +54,13 @@ __all__ = [
     "GGUF_BLOCK_SIZE",
     "Q4_0",
     "Q8_0",
+    "CalibrationMethod",
+    "CalibrationResult",
+    "Calibrator",
     "DoubleQuantized4Bit",
     "FileFormatError",
     "GGUFQuantType",
+    "InvalidStateError",
     "InvalidTypeError",
     "InvalidValueError",
     "OutputFileError",
@@ -62,9 +70,11 @@ __all__ = [
     "QuantcoreError",
     "Quantized4Bit",
     "QuantizedTensor",
+    "calibrate_min_max",
     "calibrate_per_channel",
     "calibrate_per_group",
     "calibrate_per_tensor",
+    "calibrate_percentile",
     "compare_granularities",
     "dequantize",
     "dequantize_4bit",

@@ -71,7 +71,7 @@ def extremes(source: Floats, sharing: Sharing, name: str, n_threads: int | None)
         lowest, highest = _extremes_of_groups(source, sharing, n_threads)
     if lowest.min() <= ~_INFINITE_KEY or highest.max() >= _INFINITE_KEY:
         refuse_first(source, name)
-    return _of_keys(lowest), _of_keys(highest)
+    return of_keys(lowest), of_keys(highest)
 
 
 def quantize(
@@ -226,9 +226,16 @@ def _widened(values: NDArray[Any], sharing: Sharing, repeats: int) -> NDArray[An
     return np.tile(np.repeat(values, sharing.inner), repeats)
 
 
-def _of_keys(keys: NDArray[np.int32]) -> NDArray[np.float32]:
+def of_keys(keys: NDArray[np.int32]) -> NDArray[np.float32]:
+    """The float32 values of integers that order as they do (`keys_of`)."""
     bits = keys ^ ((keys >> 31) & np.int32(0x7FFFFFFF))
-    return bits.view(np.float32)
+    return np.asarray(bits).view(np.float32)
+
+
+def keys_of(values: NDArray[np.float32]) -> NDArray[np.int32]:
+    """Integers that order as the values do."""
+    bits = values.view(np.int32)
+    return bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
 
 
 def sharing_of(shape: tuple[int, ...], axis: int | None = None, group_size: int | None = None) -> Sharing:

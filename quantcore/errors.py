@@ -2,6 +2,7 @@
 
 __all__ = [
     "FileFormatError",
+    "InvalidStateError",
     "InvalidTypeError",
     "InvalidValueError",
     "OutputFileError",
@@ -19,6 +20,10 @@ class InvalidValueError(QuantcoreError, ValueError):
 
 class InvalidTypeError(QuantcoreError, TypeError):
     """An argument has a type or dtype that is not accepted."""
+
+
+class InvalidStateError(QuantcoreError, RuntimeError):
+    """Asked for too early: nothing was observed or calibrated yet."""
 
 
 class FileFormatError(InvalidValueError):

@@ -170,6 +170,6 @@ def test_killed_at_any_moment(tmp_path):
     assert {name for name, count in found.items() if count} <= {
         "over old: old", "over old: new", "new file: none", "new file: new", "killed", "done", "killed while writing",
     }, found  # fmt: skip
-    assert found["killed"] + found["done"] == N_KILLS
-    assert found["killed while writing"] >= N_KILLS // 4, found
+    assert found.get("killed", 0) + found.get("done", 0) == N_KILLS
+    assert found.get("killed while writing", 0) >= N_KILLS // 4, found
     assert (final, left) == ("new", [])

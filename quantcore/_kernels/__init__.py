@@ -9,14 +9,20 @@ import os
 
 from quantcore._kernels import _core
 from quantcore._kernels._core import (
+    HISTOGRAM_BINS,
     Chunks,
     block_sizes,
+    clear_histograms,
+    count_channels,
+    count_digits,
+    count_values,
     dequantize_blocks,
     dequantize_columns,
     dequantize_groups,
     dequantize_nibbles,
     extremes_of_columns,
     extremes_of_groups,
+    merge_histograms,
     nearest_codes,
     quantize_blocks,
     quantize_columns,
@@ -27,16 +33,22 @@ from quantcore._kernels._core import (
 )
 
 __all__ = [
+    "HISTOGRAM_BINS",
     "LEVEL",
     "SUPPORTED_LEVELS",
     "Chunks",
     "block_sizes",
+    "clear_histograms",
+    "count_channels",
+    "count_digits",
+    "count_values",
     "dequantize_blocks",
     "dequantize_columns",
     "dequantize_groups",
     "dequantize_nibbles",
     "extremes_of_columns",
     "extremes_of_groups",
+    "merge_histograms",
     "nearest_codes",
     "quantize_blocks",
     "quantize_columns",

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+HISTOGRAM_BINS: int
 LEVEL: str
 SUPPORTED_LEVELS: tuple[str, ...]
 
@@ -121,6 +122,40 @@ def dequantize_columns(
     zero_points: NDArray[np.int32],
     out: NDArray[np.uint8],
     dtype: int,
+    chunks: Chunks,
+    most: int,
+) -> None: ...
+def clear_histograms(grids: NDArray[np.int32]) -> None: ...
+def merge_histograms(
+    grids: NDArray[np.int32],
+    counts: NDArray[np.uint32] | NDArray[np.uint64],
+    other_grids: NDArray[np.int32],
+    other_counts: NDArray[np.uint32] | NDArray[np.uint64],
+) -> None: ...
+def count_values(
+    values: NDArray[np.uint8],
+    dtype: int,
+    grids: NDArray[np.int32],
+    counts: NDArray[np.uint64],
+    chunks: Chunks,
+    most: int,
+) -> None: ...
+def count_channels(
+    values: NDArray[np.uint8],
+    dtype: int,
+    outer: int,
+    inner: int,
+    grids: NDArray[np.int32],
+    counts: NDArray[np.uint32] | NDArray[np.uint64],
+    chunks: Chunks,
+    most: int,
+) -> None: ...
+def count_digits(
+    values: NDArray[np.uint8],
+    dtype: int,
+    prefixes: NDArray[np.uint32],
+    shift: int,
+    counts: NDArray[np.uint64],
     chunks: Chunks,
     most: int,
 ) -> None: ...

@@ -345,3 +345,6 @@ def dequantize_columns(
                 &out[0] + start * width * itemsize, dtype,
             )
             start = chunks.take(&most)
+
+
+include "core_statistics.pxi"

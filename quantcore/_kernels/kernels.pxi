@@ -7,6 +7,8 @@ from quantcore._kernels.table cimport DequantizeBlocks, KernelTable, QuantizeBlo
 include "formats.pxi"
 include "blockwise.pxi"
 include "affine.pxi"
+include "histogram.pxi"
+include "selection.pxi"
 
 cdef KernelTable TABLE
 
@@ -36,5 +38,7 @@ TABLE.groups_quantize = groups_quantize
 TABLE.columns_quantize = columns_quantize
 TABLE.groups_dequantize = groups_dequantize
 TABLE.columns_dequantize = columns_dequantize
+TABLE.count_channels = count_channels
+TABLE.count_digits = count_digits
 
 table = PyCapsule_New(&TABLE, "quantcore._kernels.table", NULL)

@@ -1,6 +1,9 @@
 # table.pxd: what one CPU level offers: a function pointer per kernel. Kernels are pure: pointers and counts in,
 # no Python, no allocation, no check; they return the first block they could not take, or -1.
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+
+from quantcore._kernels.histogram cimport Histogram
+from quantcore._kernels.selection cimport Digits
 
 # values: n_blocks * block_size elements of a Dtype (floats.pxd); out: n_blocks * bytes_per_block bytes.
 ctypedef int64_t (*QuantizeBlocks)(const uint8_t* values, int dtype, int64_t n_blocks, uint8_t* out) noexcept nogil
@@ -67,6 +70,21 @@ ctypedef void (*ColumnsDequantize)(
     const int32_t* zero_points, uint8_t* values, int dtype,
 ) noexcept nogil
 
+# Histograms (histogram.pxd) of channels in an array of outer x channels x inner; -1: a value is not finite, and the
+# histograms are void. Runs of a channel shorter than SHORTEST_RUN: up to MOST_CHANNELS at a time, else one.
+cdef enum:
+    SHORTEST_RUN = 32
+    MOST_CHANNELS = 16
+
+ctypedef int64_t (*CountChannels)(
+    const uint8_t* values, int dtype, int64_t outer, int64_t channels, int64_t inner, int64_t n_channels,
+    Histogram* histograms,
+) noexcept nogil
+# Digits of keys (selection.pxd).
+ctypedef void (*CountDigits)(
+    const uint8_t* values, int dtype, int64_t n, const uint32_t* prefixes, int n_prefixes, int shift, Digits* digits,
+) noexcept nogil
+
 ctypedef struct KernelTable:
     BlockKernels formats[N_FORMATS]
     NibblesQuantize nibbles_quantize
@@ -79,3 +97,5 @@ ctypedef struct KernelTable:
     ColumnsQuantize columns_quantize
     GroupsDequantize groups_dequantize
     ColumnsDequantize columns_dequantize
+    CountChannels count_channels
+    CountDigits count_digits

@@ -1,0 +1,189 @@
+# histogram.pxd: counts on a dyadic grid. A bin is 2**exponent wide; x lies in bin m = floor(|x| / 2**exponent) if it is
+# >= 0, else in bin -1 - m. The exponent is the smallest with which the bins from that of the smallest value to that of
+# the largest are at most N_BINS (and at least their magnitude's less 23, so that an index is exact in float32). Doubling
+# the width joins bins 2i and 2i + 1: what is counted depends on the values alone, not on their order.
+from libc.stdint cimport INT32_MAX, INT32_MIN, int32_t, int64_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from quantcore._kernels.affine cimport key_of
+from quantcore._kernels.bits cimport INFINITE, MAGNITUDE, bits_of, float_of
+from quantcore._kernels.floats cimport TILE
+
+cdef enum:
+    N_BINS = 4096
+    N_TABLES = 4  # counted into by turns, so that equal values in succession do not wait for each other
+    SMALLEST_EXPONENT = -126
+    MOST_COUNTED = 1 << 30  # values in one Histogram, so that no count overflows
+
+ctypedef fused Count:
+    uint32_t
+    uint64_t
+
+# One row of Python's arrays: the keys (affine.pxd) of the extremes, INT32_MAX and INT32_MIN if there is nothing yet.
+ctypedef struct Grid:
+    int32_t exponent
+    int32_t first  # the bin of counts[0]
+    int32_t lowest
+    int32_t highest
+
+ctypedef struct Histogram:
+    Grid grid
+    uint32_t tables[N_TABLES][N_BINS]
+
+
+cdef inline void clear_grid(Grid* grid) noexcept nogil:
+    grid.exponent = SMALLEST_EXPONENT
+    grid.first = -(N_BINS // 2)
+    grid.lowest = INT32_MAX
+    grid.highest = INT32_MIN
+
+
+cdef inline void clear(Histogram* histogram) noexcept nogil:
+    clear_grid(&histogram.grid)
+    memset(histogram.tables, 0, sizeof(histogram.tables))
+
+
+cdef inline int32_t bin_of(int32_t key, int32_t exponent) noexcept nogil:
+    """The bin of the value with this key."""
+    cdef float x = float_of(<uint32_t> (key ^ ((key >> 31) & MAGNITUDE)))
+    cdef int32_t m = <int32_t> (float_of(bits_of(x) & MAGNITUDE) * float_of(<uint32_t> (127 - exponent) << 23))
+    return -1 - m if x < 0 else m
+
+
+cdef inline Grid grid_of(int32_t lowest, int32_t highest) noexcept nogil:
+    """The grid for values between two keys, with room on both sides."""
+    cdef Grid grid
+    cdef uint32_t magnitude = max(<uint32_t> (lowest ^ (lowest >> 31)), <uint32_t> (highest ^ (highest >> 31)))
+    cdef int32_t used
+    grid.lowest = lowest
+    grid.highest = highest
+    grid.exponent = max(<int32_t> SMALLEST_EXPONENT, <int32_t> (magnitude >> 23) - 127 - 23)
+    while bin_of(highest, grid.exponent) - bin_of(lowest, grid.exponent) >= N_BINS:
+        grid.exponent += 1
+    used = bin_of(highest, grid.exponent) - bin_of(lowest, grid.exponent) + 1
+    grid.first = bin_of(lowest, grid.exponent) - (N_BINS - used) // 2
+    return grid
+
+
+cdef inline bint is_wider(const Grid* grid, int32_t lowest, int32_t highest) noexcept nogil:
+    return lowest < grid.lowest or highest > grid.highest
+
+
+cdef inline Grid widened(const Grid* grid, int32_t lowest, int32_t highest) noexcept nogil:
+    """The grid for what was counted and values between two keys; it stays in place if they have room."""
+    cdef Grid wide = grid_of(min(lowest, grid.lowest), max(highest, grid.highest))
+    cdef int32_t low, high
+    if wide.exponent == grid.exponent:
+        low = bin_of(wide.lowest, wide.exponent) - grid.first
+        high = bin_of(wide.highest, wide.exponent) - grid.first
+        if low >= 0 and high < N_BINS:
+            wide.first = grid.first
+    return wide
+
+
+cdef inline void add_counts(
+    const Grid* source, const uint64_t* counts, const Grid* target, Count* sums
+) noexcept nogil:
+    """Add counts to those of a grid that has the source's values within its range."""
+    cdef int32_t shift = target.exponent - source.exponent, i
+    if source.lowest > source.highest:
+        return
+    for i in range(
+        bin_of(source.lowest, source.exponent) - source.first, bin_of(source.highest, source.exponent) - source.first + 1
+    ):
+        sums[((source.first + i) >> shift) - target.first] += <Count> counts[i]
+
+
+cdef inline void move(Grid* grid, const Grid* target, Count* counts) noexcept nogil:
+    """Bring counts to another grid."""
+    cdef uint64_t old[N_BINS]
+    cdef int32_t i
+    if target.exponent != grid.exponent or target.first != grid.first:
+        for i in range(N_BINS):
+            old[i] = counts[i]
+            counts[i] = 0
+        add_counts(grid, old, target, counts)
+    grid[0] = target[0]
+
+
+cdef inline void merge(
+    Grid* grid, Count* counts, const Grid* source, const uint64_t* source_counts
+) noexcept nogil:
+    cdef Grid wide
+    if source.lowest > source.highest:
+        return
+    wide = widened(grid, source.lowest, source.highest)
+    move(grid, &wide, counts)
+    add_counts(source, source_counts, grid, counts)
+
+
+cdef inline void fold(const Histogram* histogram, uint64_t* counts) noexcept nogil:
+    """The counts of all tables together."""
+    cdef int32_t i, t
+    for i in range(N_BINS):
+        counts[i] = 0
+        for t in range(N_TABLES):
+            counts[i] += histogram.tables[t][i]
+
+
+cdef inline void widen(Histogram* histogram, int32_t lowest, int32_t highest) noexcept nogil:
+    cdef Grid wide = widened(&histogram.grid, lowest, highest), old = histogram.grid
+    cdef uint64_t counts[N_BINS]
+    if wide.exponent != old.exponent or wide.first != old.first:
+        fold(histogram, counts)
+        memset(histogram.tables, 0, sizeof(histogram.tables))
+        add_counts(&old, counts, &wide, histogram.tables[0])
+    histogram.grid = wide
+
+
+cdef inline void bins_of(
+    const float* x, int64_t n, const Grid* grid, uint32_t* bins, int32_t* lowest, int32_t* highest
+) noexcept nogil:
+    """The slot of each value in the grid's table, and the keys of the extremes.
+
+    If the grid does not reach the extremes, the slots are not to be used. Whatever another thread does to x meanwhile,
+    they stay within the table.
+    """
+    cdef float factor = float_of(<uint32_t> (127 - grid.exponent) << 23), m
+    cdef int32_t low = INT32_MAX, high = INT32_MIN, first = grid.first, key
+    cdef int64_t j
+    for j in range(n):
+        key = key_of(x[j])
+        low = min(low, key)
+        high = max(high, key)
+        m = float_of(bits_of(x[j]) & MAGNITUDE) * factor
+        m = m if m < <float> 16777216 else <float> 16777216
+        bins[j] = min(
+            <uint32_t> ((<int32_t> m ^ -<int32_t> (x[j] < <float> 0)) - first), <uint32_t> (N_BINS - 1)
+        )
+    lowest[0] = low
+    highest[0] = high
+
+
+cdef inline int64_t count_tile(Histogram* histogram, const float* x, int64_t n, int n_tables) noexcept nogil:
+    """Count up to TILE values. Returns 0, or -1 if one is not finite: then the whole histogram is void."""
+    cdef uint32_t bins[TILE]
+    cdef int32_t lowest, highest
+    cdef int64_t j
+    cdef uint32_t *t0
+    cdef uint32_t *t1
+    cdef uint32_t *t2
+    cdef uint32_t *t3
+    bins_of(x, n, &histogram.grid, bins, &lowest, &highest)
+    if lowest <= ~<int32_t> INFINITE or highest >= <int32_t> INFINITE:
+        return -1
+    if is_wider(&histogram.grid, lowest, highest):
+        widen(histogram, lowest, highest)
+        bins_of(x, n, &histogram.grid, bins, &lowest, &highest)
+    t0 = histogram.tables[0]
+    t1 = histogram.tables[1 % n_tables]
+    t2 = histogram.tables[2 % n_tables]
+    t3 = histogram.tables[3 % n_tables]
+    for j in range(0, n & ~<int64_t> 3, 4):
+        t0[bins[j]] += 1
+        t1[bins[j + 1]] += 1
+        t2[bins[j + 2]] += 1
+        t3[bins[j + 3]] += 1
+    for j in range(n & ~<int64_t> 3, n):
+        t0[bins[j]] += 1
+    return 0

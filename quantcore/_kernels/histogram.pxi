@@ -1,0 +1,71 @@
+# histogram.pxi: histograms of channels. Values lie as outer x channels x inner; long runs of a channel are counted
+# where they are, short ones are brought together first, a few channels at a time.
+from libc.stdint cimport int64_t, uint8_t
+
+from quantcore._kernels.floats cimport FLOAT32, TILE, load_tile, size_of
+from quantcore._kernels.histogram cimport N_TABLES, Histogram, count_tile
+from quantcore._kernels.table cimport MOST_CHANNELS, SHORTEST_RUN
+
+cdef enum:
+    GATHERED = 256  # values of each channel that are brought together
+
+
+cdef int64_t count_run(
+    const uint8_t* values, int dtype, int64_t n, Histogram* histogram, int n_tables
+) noexcept nogil:
+    cdef float staged[TILE]
+    cdef const float* x
+    cdef int64_t done = 0, part
+    while done < n:
+        part = min(<int64_t> TILE, n - done)
+        if dtype == FLOAT32:
+            x = <const float*> values + done
+        else:
+            load_tile(values + done * size_of(dtype), dtype, part, staged)
+            x = staged
+        if count_tile(histogram, x, part, n_tables) < 0:
+            return -1
+        done += part
+    return 0
+
+
+cdef int64_t count_gathered(
+    const uint8_t* values, int dtype, int64_t outer, int64_t channels, int64_t inner, int64_t n_channels,
+    Histogram* histograms,
+) noexcept nogil:
+    cdef float gathered[MOST_CHANNELS][GATHERED]
+    cdef float staged[MOST_CHANNELS * SHORTEST_RUN]
+    cdef const float* x
+    cdef const uint8_t* source
+    cdef int64_t o, c, i, n = 0
+    for o in range(outer):
+        source = values + o * channels * inner * size_of(dtype)
+        if dtype == FLOAT32:
+            x = <const float*> source
+        else:
+            load_tile(source, dtype, n_channels * inner, staged)
+            x = staged
+        for c in range(n_channels):
+            for i in range(inner):
+                gathered[c][n + i] = x[c * inner + i]
+        n += inner
+        if n + inner > GATHERED or o == outer - 1:
+            for c in range(n_channels):
+                if count_tile(&histograms[c], gathered[c], n, 1) < 0:
+                    return -1
+            n = 0
+    return 0
+
+
+cdef int64_t count_channels(
+    const uint8_t* values, int dtype, int64_t outer, int64_t channels, int64_t inner, int64_t n_channels,
+    Histogram* histograms,
+) noexcept nogil:
+    """`values` begin with the first of n_channels channels. Short runs: at most MOST_CHANNELS; long ones: one."""
+    cdef int64_t o, itemsize = size_of(dtype)
+    if inner < SHORTEST_RUN and channels > 1:
+        return count_gathered(values, dtype, outer, channels, inner, n_channels, histograms)
+    for o in range(outer):
+        if count_run(values + o * channels * inner * itemsize, dtype, inner, histograms, N_TABLES) < 0:
+            return -1
+    return 0

@@ -1,0 +1,214 @@
+"""Where to clip: thresholds found from a histogram, by percentiles, by relative entropy, by squared error.
+
+A histogram is (exponent, first, counts): bin `first + i` holds `counts[i]` values, is `2**exponent` wide, and mirrors
+itself below zero (see `histograms.py`). Everything here is float64 and exact integers.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+ENTROPY_BINS = 2048
+FEWEST_ENTROPY_BINS = 128
+_MOST_SWEEPS = 16
+_MOST_AT_ONCE = 1 << 18  # levels of thresholds that are compared
+
+
+class Bins(NamedTuple):
+    """A histogram: `exponent`, the bin of `counts[0]`, the counts."""
+
+    exponent: int
+    first: int
+    counts: NDArray[np.int64]
+
+    @property
+    def width(self) -> float:
+        """Of a bin."""
+        return 2.0**self.exponent
+
+    @property
+    def edges(self) -> NDArray[np.float64]:
+        """The lower edge of each bin, and the upper one of the last."""
+        return np.arange(self.first, self.first + self.counts.size + 1) * np.float64(self.width)
+
+
+def percentiles(bins: Bins, percents: tuple[float, ...], lowest: float, highest: float) -> list[float]:
+    """Percentiles as NumPy's "linear" method defines them, wrong by at most the width of a bin.
+
+    The values within a bin are taken to lie evenly spread in it.
+    """
+    cumulative = np.cumsum(bins.counts)
+    n = int(cumulative[-1])
+
+    def value_of_rank(rank: int) -> float:
+        i = int(np.searchsorted(cumulative, rank, side="right"))
+        count = int(bins.counts[i])
+        fraction = (rank - (int(cumulative[i]) - count) + 0.5) / count
+        return min(max((bins.first + i + fraction) * bins.width, lowest), highest)
+
+    return [interpolated(*ranks_of(percent, n), value_of_rank) for percent in percents]
+
+
+def ranks_of(percent: float, n: int) -> tuple[int, int, float]:
+    """The two ranks that a percentile of n values lies between, and how far from the first to the second."""
+    position = percent / 100 * (n - 1)
+    below = min(int(position), n - 1)
+    return below, min(below + 1, n - 1), position - below
+
+
+def interpolated(below: int, above: int, fraction: float, value_of_rank: Callable[[int], float]) -> float:
+    """The value between two ranks."""
+    low, high = value_of_rank(below), value_of_rank(above)
+    return low + (high - low) * fraction
+
+
+def entropy_threshold(bins: Bins, bits: int) -> float:
+    """The threshold of |x| that loses least information: Migacz, "8-bit inference with TensorRT", GTC 2017.
+
+    For each number of bins i from 128 on, P are the first i bins with all that lies beyond added to the last one, and Q
+    are the first i bins brought to `2**(bits - 1)` levels and spread again evenly over the bins of each level that are
+    not empty. The i with the smallest KL(P || Q) wins, the larger one of equals; the threshold is the middle of bin
+    i - 1. KL is infinite where Q is 0 and P is not. An i with which everything would end up in one bin is passed over:
+    P and Q are equal there whatever the data.
+
+    Bins of a level share one value of Q, so that sums over bins become differences of running sums, and an i costs as
+    many steps as there are levels.
+    """
+    bins = _magnitudes(bins, ENTROPY_BINS)
+    n = bins.counts.size
+    levels = 2 ** (bits - 1)
+    fewest = min(max(FEWEST_ENTROPY_BINS, levels), n)
+    counts = bins.counts.astype(np.float64)
+    total = counts.sum()
+    mass, filled, information = (np.concatenate(([0.0], np.cumsum(a))) for a in (counts, counts > 0, _x_log_x(counts)))
+    divergences = np.array(
+        [_divergence(i, levels, total, counts, mass, filled, information) for i in range(fewest, n + 1)]
+    )
+    best = n - int(np.argmin(divergences[::-1]))
+    return (best - 0.5) * bins.width
+
+
+def _divergence(
+    i: int,
+    levels: int,
+    total: float,
+    counts: NDArray[np.float64],
+    mass: NDArray[np.float64],
+    filled: NDArray[np.float64],
+    information: NDArray[np.float64],
+) -> float:
+    outliers = total - mass[i]
+    last = counts[i - 1]
+    if mass[i] == 0 or (outliers and (not last or filled[i] < 2)):
+        return np.inf
+    edges = np.arange(levels + 1) * i // levels
+    in_level, filled_in_level = np.diff(mass[edges]), np.diff(filled[edges])
+    some = in_level > 0
+    log_q = np.log(in_level[some] / filled_in_level[some] / mass[i])
+    # sum of p log p - p log q with p = P / total, for P the counts but for the last one
+    p_log_p = information[i] - _x_log_x(last) + _x_log_x(last + outliers)
+    p_log_q = in_level[some] @ log_q + outliers * log_q[-1]
+    return float((p_log_p - p_log_q) / total - np.log(total))
+
+
+def _x_log_x(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return x * np.log(np.where(x > 0, x, 1))
+
+
+def least_error_range(
+    bins: Bins, lowest: float, highest: float, limits: tuple[int, int], *, symmetric: bool
+) -> tuple[float, float]:
+    """The clip range of least squared error when every value of a bin lies in its middle.
+
+    Symmetric: all thresholds from one bin to the extremes are compared. Asymmetric: one end is chosen with the other
+    one fixed, by turns, until neither moves. The extremes themselves are always among the candidates, so the error is
+    never larger than theirs.
+    """
+    sums = _Sums.of(bins)
+    if symmetric:
+        largest = max(-lowest, highest)
+        thresholds = np.append(_magnitudes(bins, bins.counts.size).edges[1:], largest)
+        thresholds = thresholds[thresholds <= largest]
+        scales = thresholds / ((limits[1] - limits[0]) / 2)
+        threshold = float(thresholds[_last_argmin(sums.errors(scales, np.zeros_like(scales), limits))])
+        return clipped_to(threshold, lowest, highest)
+    ends = [min(lowest, 0.0), max(highest, 0.0)]
+    edges = bins.edges
+    best = np.inf
+    for sweep in range(_MOST_SWEEPS):
+        side = 1 - sweep % 2
+        candidates = edges[edges > 0] if side else -edges[edges < 0]
+        extreme = highest if side else -lowest
+        candidates = np.append(candidates[candidates < extreme], max(extreme, 0.0))
+        low, high = (np.full(candidates.size, ends[0]), candidates) if side else (-candidates, ends[1])
+        scales = (high - low) / (limits[1] - limits[0])
+        usable = scales > 0
+        scales, low = scales[usable], (low + np.zeros_like(scales))[usable]
+        if not scales.size:
+            continue
+        errors = sums.errors(scales, np.clip(limits[0] - np.rint(low / scales), *limits), limits)
+        i = _last_argmin(errors)
+        if errors[i] >= best and sweep:
+            break
+        best = errors[i]
+        ends[side] = float(candidates[usable][i]) * (1 if side else -1)
+    return max(lowest, min(ends[0], highest)), min(highest, max(ends[1], lowest))
+
+
+class _Sums(NamedTuple):
+    """Running sums of counts, of counts * centre and of counts * centre**2, the centres in widths of a bin."""
+
+    bins: Bins
+    zeroth: NDArray[np.float64]
+    first: NDArray[np.float64]
+    second: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, bins: Bins) -> "_Sums":
+        centres = bins.first + np.arange(bins.counts.size) + 0.5
+        return cls(bins, *(np.concatenate(([0.0], np.cumsum(bins.counts * centres**k))) for k in range(3)))
+
+    def errors(
+        self, scales: NDArray[np.float64], zero_points: NDArray[np.float64], limits: tuple[int, int]
+    ) -> NDArray[np.float64]:
+        """The squared error, in widths of a bin, for each scale and zero point.
+
+        Bins that share a code are neighbours, so their error is made of three differences of running sums.
+        """
+        codes = np.arange(limits[0], limits[1] + 1)
+        errors = np.empty(scales.size)
+        step = max(1, _MOST_AT_ONCE // codes.size)
+        for start in range(0, scales.size, step):
+            part = slice(start, start + step)
+            widths = scales[part, None] / self.bins.width
+            levels = (codes - zero_points[part, None]) * widths
+            # the first bin whose centre is nearer to the next level
+            borders = np.ceil((levels[:, :-1] + levels[:, 1:]) / 2 - self.bins.first - 0.5)
+            ends = np.pad(np.clip(borders, 0, self.bins.counts.size), ((0, 0), (1, 1))).astype(np.int64)
+            ends[:, -1] = self.bins.counts.size
+            zeroth, first, second = (np.diff(sums[ends]) for sums in (self.zeroth, self.first, self.second))
+            errors[part] = (second - 2 * levels * first + levels**2 * zeroth).sum(axis=1)
+        return errors
+
+
+def clipped_to(threshold: float, lowest: float, highest: float) -> tuple[float, float]:
+    """A range after all values were clipped to [-threshold, threshold]."""
+    return min(max(lowest, -threshold), threshold), max(min(highest, threshold), -threshold)
+
+
+def _last_argmin(values: NDArray[np.float64]) -> int:
+    return values.size - 1 - int(np.argmin(values[::-1]))
+
+
+def _magnitudes(bins: Bins, most: int) -> Bins:
+    """The histogram of |x| from zero on, in at most so many bins."""
+    indices = bins.first + np.arange(bins.counts.size)
+    indices = np.where(indices < 0, -1 - indices, indices)
+    shift = 0
+    while int(indices.max()) >> shift >= most:
+        shift += 1
+    folded = np.zeros((int(indices.max()) >> shift) + 1, np.int64)
+    np.add.at(folded, indices >> shift, bins.counts)
+    return Bins(bins.exponent + shift, 0, folded)
