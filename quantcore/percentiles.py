@@ -1,4 +1,4 @@
-"""Exact order statistics of a large array by selection: digit by digit, in three passes, without a copy or a sort."""
+"""Exact order statistics of a large array by selection: in two passes over the data, without a copy or a sort."""
 
 import threading
 from typing import Any
@@ -10,9 +10,10 @@ from quantcore import _kernels, _parallel, affine
 from quantcore._arrays import Floats
 from quantcore.clipping import interpolated, ranks_of
 
-_SHIFTS = (20, 10, 0)  # of the digits of a 32-bit key; the first one has 12 bits
-_TABLES = (8, 4096)
-_NOT_FINITE = slice(8), slice(4096 - 8, 4096)  # first digits of inf and NaN
+_N_HALVES = 1 << 16
+_FEW = 1 << 17  # values: fewer are selected by NumPy in a copy
+_LEAST, _MOST = 0x0080, 0xFF80  # upper halves of keys: below the one and from the other on are inf and NaN
+_SIGN = np.uint32(1 << 31)
 
 
 def percentiles(source: Floats, percents: tuple[float, ...], name: str, n_threads: int | None) -> list[float]:
@@ -24,33 +25,42 @@ def percentiles(source: Floats, percents: tuple[float, ...], name: str, n_thread
 
 
 def order_statistics(source: Floats, ranks: list[int], name: str, n_threads: int | None) -> list[float]:
-    """The values of up to 8 ranks, counted from 0 in ascending order."""
-    prefixes = np.zeros(len(ranks), np.uint32)
-    left = np.array(ranks, np.int64)  # ranks among the values that share the digits found so far
-    for shift in _SHIFTS:
-        distinct, which = np.unique(prefixes, return_inverse=True)
-        counts = _digit_counts(source, distinct, shift, n_threads)
-        if shift == _SHIFTS[0]:
-            counts[0] = counts[:4].sum(axis=0)
-            if any(counts[0, part].any() for part in _NOT_FINITE):
-                affine.refuse_first(source, name)
-        cumulative = np.cumsum(counts.astype(np.int64), axis=1)
-        for i, row in enumerate(which):
-            digit = int(np.searchsorted(cumulative[row], left[i], side="right"))
-            left[i] -= cumulative[row, digit - 1] if digit else 0
-            prefixes[i] = prefixes[i] << np.uint32(10) | np.uint32(digit)
-    keys = (prefixes ^ np.uint32(0x80000000)).view(np.int32)
-    return [float(value) for value in affine.of_keys(keys) + 0]
+    """The values of some ranks, counted from 0 in ascending order."""
+    if source.size < _FEW:
+        return _of_few(source, ranks, name)
+    counts = _counts(source, np.empty(0, np.uint32), 2, n_threads).sum(axis=0)
+    if counts[:_LEAST].any() or counts[_MOST:].any():
+        affine.refuse_first(source, name)
+    uppers, left = _found(counts, np.array(ranks))
+    distinct, which = np.unique(uppers, return_inverse=True)
+    counts = _counts(source, distinct, distinct.size, n_threads)
+    lowers = [_found(counts[row], rank)[0] for row, rank in zip(which, left, strict=True)]
+    keys = uppers << np.uint32(16) | np.array(lowers, np.uint32)
+    return [float(value) for value in affine.of_keys((keys ^ _SIGN).view(np.int32)) + 0]
 
 
-def _digit_counts(
-    source: Floats, prefixes: NDArray[np.uint32], shift: int, n_threads: int | None
-) -> NDArray[np.uint64]:
-    counts, lock = np.zeros(_TABLES, np.uint64), threading.Lock()
+def _of_few(source: Floats, ranks: list[int], name: str) -> list[float]:
+    affine.extremes(source, affine.sharing_of(source.shape), name, 1)  # refuses what is not finite
+    values = np.partition(source.values(0, source.size).astype(np.float32), ranks)
+    return [float(values[rank]) + 0 for rank in ranks]
+
+
+def _found(counts: NDArray[np.int64], ranks: Any) -> tuple[NDArray[np.uint32], Any]:
+    """The halves that these ranks have, and their ranks among the values with the same half."""
+    cumulative = np.cumsum(counts)
+    halves = np.searchsorted(cumulative, ranks, side="right")
+    return halves.astype(np.uint32), ranks - (cumulative[halves] - counts[halves])
+
+
+def _counts(source: Floats, uppers: NDArray[np.uint32], n_rows: int, n_threads: int | None) -> NDArray[np.int64]:
+    counts, lock = np.zeros((n_rows, _N_HALVES), np.int64), threading.Lock()
 
     def count(*turn: Any) -> None:
-        part = np.zeros(_TABLES, np.uint64)
-        _kernels.count_digits(source.raw, source.element_type, prefixes, shift, part, *turn)
+        part = np.zeros((n_rows, _N_HALVES), np.uint32)
+        while not _kernels.count_halves(source.raw, source.element_type, uppers, part, *turn):
+            with lock:
+                np.add(counts, part, out=counts)
+            part[:] = 0
         with lock:
             np.add(counts, part, out=counts)
 

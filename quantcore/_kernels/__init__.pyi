@@ -150,12 +150,11 @@ def count_channels(
     chunks: Chunks,
     most: int,
 ) -> None: ...
-def count_digits(
+def count_halves(
     values: NDArray[np.uint8],
     dtype: int,
-    prefixes: NDArray[np.uint32],
-    shift: int,
-    counts: NDArray[np.uint64],
+    uppers: NDArray[np.uint32],
+    counts: NDArray[np.uint32],
     chunks: Chunks,
     most: int,
-) -> None: ...
+) -> bool: ...

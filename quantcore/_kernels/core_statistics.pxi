@@ -3,11 +3,11 @@
 # its own, or disjoint rows, and adds them up.
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
 
 from quantcore._kernels.histogram cimport (
     MOST_COUNTED,
     N_BINS,
+    N_TABLES,
     Count,
     Grid,
     Histogram,
@@ -16,8 +16,10 @@ from quantcore._kernels.histogram cimport (
     fold,
     merge,
 )
-from quantcore._kernels.selection cimport MOST_PREFIXES, N_DIGITS, Digits
 from quantcore._kernels.table cimport MOST_CHANNELS, SHORTEST_RUN
+
+cdef enum:
+    MANY_VALUES = 1 << 17  # of a channel, that pay for clearing and adding up several tables
 
 HISTOGRAM_BINS = N_BINS
 
@@ -63,7 +65,7 @@ def count_values(
     histogram = <Histogram*> calloc(1, sizeof(Histogram))
     if histogram == NULL:
         raise MemoryError
-    clear_grid(&histogram.grid)
+    clear(histogram, N_TABLES)
     with nogil:
         start = chunks.take(&most)
         while start >= 0:
@@ -74,7 +76,7 @@ def count_values(
             n += chunks.count(start)
             if n >= MOST_COUNTED:
                 merge_into(grids, counts, 0, histogram)
-                clear(histogram)
+                clear(histogram, N_TABLES)
                 n = 0
             start = chunks.take(&most)
         merge_into(grids, counts, 0, histogram)
@@ -88,7 +90,7 @@ def count_channels(
     """Add an array of outer x channels x inner to a histogram for each channel; `chunks` hand out channels."""
     cdef int64_t channels = grids.shape[0], start, c, first, n, itemsize = size_of(dtype)
     cdef int64_t together = MOST_CHANNELS if inner < SHORTEST_RUN else 1
-    cdef int64_t k
+    cdef int n_tables = N_TABLES if outer * inner >= MANY_VALUES else 1
     cdef Histogram* histograms
     if chunks.total == 0:
         return
@@ -102,11 +104,10 @@ def count_channels(
             while first < start + chunks.count(start):
                 n = min(together, start + chunks.count(start) - first)
                 for c in range(n):
-                    clear(&histograms[c])
-                k = TABLE.count_channels(
+                    clear(&histograms[c], n_tables)
+                if TABLE.count_channels(
                     &values[0] + first * inner * itemsize, dtype, outer, channels, inner, n, histograms
-                )
-                if k < 0:
+                ) < 0:
                     chunks.report(first, 0)
                 else:
                     for c in range(n):
@@ -116,37 +117,26 @@ def count_channels(
     free(histograms)
 
 
-cdef void add_digits(Digits* digits, uint64_t[:, ::1] counts) noexcept nogil:
-    cdef int p, i
-    for p in range(MOST_PREFIXES):
-        for i in range(N_DIGITS):
-            counts[p, i] += digits.counts[p][i]
-    memset(digits, 0, sizeof(Digits))
-
-
-def count_digits(
-    const uint8_t[::1] values, int dtype, const uint32_t[::1] prefixes, int shift, uint64_t[:, ::1] counts,
-    Chunks chunks, int64_t most,
+def count_halves(
+    const uint8_t[::1] values, int dtype, const uint32_t[::1] uppers, uint32_t[:, ::1] counts, Chunks chunks,
+    int64_t most,
 ):
-    """Add the counts of a digit of the keys that begin with each prefix; `chunks` hand out elements."""
+    """Count the upper halves of all keys (no `uppers`; two rows), or the lower ones of those with each upper half.
+
+    `chunks` hand out elements. Returns whether it is done; else the counts are to be taken away first, since they could
+    overflow.
+    """
     cdef int64_t start, n = 0, itemsize = size_of(dtype)
-    cdef int n_prefixes = <int> prefixes.shape[0]
-    cdef Digits* digits
+    cdef int n_uppers = <int> uppers.shape[0]
     if chunks.total == 0:
-        return
-    digits = <Digits*> calloc(1, sizeof(Digits))
-    if digits == NULL:
-        raise MemoryError
+        return True
     with nogil:
         start = chunks.take(&most)
         while start >= 0:
-            TABLE.count_digits(
-                &values[0] + start * itemsize, dtype, chunks.count(start), &prefixes[0], n_prefixes, shift, digits
+            TABLE.count_halves(
+                &values[0] + start * itemsize, dtype, chunks.count(start), &uppers[0] if n_uppers else NULL, n_uppers,
+                &counts[0, 0],
             )
             n += chunks.count(start)
-            if n >= MOST_COUNTED:
-                add_digits(digits, counts)
-                n = 0
-            start = chunks.take(&most)
-        add_digits(digits, counts)
-    free(digits)
+            start = chunks.take(&most) if n < MOST_COUNTED else -1
+    return n < MOST_COUNTED

@@ -2,7 +2,7 @@
 # >= 0, else in bin -1 - m. The exponent is the smallest with which the bins from that of the smallest value to that of
 # the largest are at most N_BINS (and at least their magnitude's less 23, so that an index is exact in float32). Doubling
 # the width joins bins 2i and 2i + 1: what is counted depends on the values alone, not on their order.
-from libc.stdint cimport INT32_MAX, INT32_MIN, int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport INT32_MAX, INT32_MIN, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from quantcore._kernels.affine cimport key_of
@@ -14,6 +14,9 @@ cdef enum:
     N_TABLES = 4  # counted into by turns, so that equal values in succession do not wait for each other
     SMALLEST_EXPONENT = -126
     MOST_COUNTED = 1 << 30  # values in one Histogram, so that no count overflows
+
+cdef extern from *:
+    void __builtin_prefetch(const void* address) noexcept nogil
 
 ctypedef fused Count:
     uint32_t
@@ -28,6 +31,7 @@ ctypedef struct Grid:
 
 ctypedef struct Histogram:
     Grid grid
+    int n_tables  # in use: several pay for many values
     uint32_t tables[N_TABLES][N_BINS]
 
 
@@ -38,9 +42,10 @@ cdef inline void clear_grid(Grid* grid) noexcept nogil:
     grid.highest = INT32_MIN
 
 
-cdef inline void clear(Histogram* histogram) noexcept nogil:
+cdef inline void clear(Histogram* histogram, int n_tables) noexcept nogil:
     clear_grid(&histogram.grid)
-    memset(histogram.tables, 0, sizeof(histogram.tables))
+    histogram.n_tables = n_tables
+    memset(histogram.tables, 0, n_tables * sizeof(histogram.tables[0]))
 
 
 cdef inline int32_t bin_of(int32_t key, int32_t exponent) noexcept nogil:
@@ -65,6 +70,20 @@ cdef inline Grid grid_of(int32_t lowest, int32_t highest) noexcept nogil:
     return grid
 
 
+cdef inline bint is_empty(const Grid* grid) noexcept nogil:
+    return grid.lowest > grid.highest
+
+
+cdef inline int32_t first_used(const Grid* grid) noexcept nogil:
+    """The slot of the smallest value."""
+    return bin_of(grid.lowest, grid.exponent) - grid.first
+
+
+cdef inline int32_t last_used(const Grid* grid) noexcept nogil:
+    """The slot of the largest value."""
+    return bin_of(grid.highest, grid.exponent) - grid.first
+
+
 cdef inline bint is_wider(const Grid* grid, int32_t lowest, int32_t highest) noexcept nogil:
     return lowest < grid.lowest or highest > grid.highest
 
@@ -72,33 +91,33 @@ cdef inline bint is_wider(const Grid* grid, int32_t lowest, int32_t highest) noe
 cdef inline Grid widened(const Grid* grid, int32_t lowest, int32_t highest) noexcept nogil:
     """The grid for what was counted and values between two keys; it stays in place if they have room."""
     cdef Grid wide = grid_of(min(lowest, grid.lowest), max(highest, grid.highest))
-    cdef int32_t low, high
-    if wide.exponent == grid.exponent:
-        low = bin_of(wide.lowest, wide.exponent) - grid.first
-        high = bin_of(wide.highest, wide.exponent) - grid.first
-        if low >= 0 and high < N_BINS:
-            wide.first = grid.first
+    cdef Grid moved = wide
+    moved.first = grid.first
+    if wide.exponent == grid.exponent and first_used(&moved) >= 0 and last_used(&moved) < N_BINS:
+        return moved
     return wide
 
 
 cdef inline void add_counts(
     const Grid* source, const uint64_t* counts, const Grid* target, Count* sums
 ) noexcept nogil:
-    """Add counts to those of a grid that has the source's values within its range."""
-    cdef int32_t shift = target.exponent - source.exponent, i
-    if source.lowest > source.highest:
+    """Add counts (only those of slots in use are read) to those of a grid that has the source's values in its range."""
+    cdef int32_t shift = target.exponent - source.exponent, offset = source.first - target.first, i
+    if is_empty(source):
         return
-    for i in range(
-        bin_of(source.lowest, source.exponent) - source.first, bin_of(source.highest, source.exponent) - source.first + 1
-    ):
-        sums[((source.first + i) >> shift) - target.first] += <Count> counts[i]
+    if shift:
+        for i in range(first_used(source), last_used(source) + 1):
+            sums[((source.first + i) >> shift) - target.first] += <Count> counts[i]
+    else:
+        for i in range(first_used(source), last_used(source) + 1):
+            sums[offset + i] += <Count> counts[i]
 
 
 cdef inline void move(Grid* grid, const Grid* target, Count* counts) noexcept nogil:
     """Bring counts to another grid."""
     cdef uint64_t old[N_BINS]
     cdef int32_t i
-    if target.exponent != grid.exponent or target.first != grid.first:
+    if not is_empty(grid) and (target.exponent != grid.exponent or target.first != grid.first):
         for i in range(N_BINS):
             old[i] = counts[i]
             counts[i] = 0
@@ -110,7 +129,7 @@ cdef inline void merge(
     Grid* grid, Count* counts, const Grid* source, const uint64_t* source_counts
 ) noexcept nogil:
     cdef Grid wide
-    if source.lowest > source.highest:
+    if is_empty(source):
         return
     wide = widened(grid, source.lowest, source.highest)
     move(grid, &wide, counts)
@@ -118,20 +137,25 @@ cdef inline void merge(
 
 
 cdef inline void fold(const Histogram* histogram, uint64_t* counts) noexcept nogil:
-    """The counts of all tables together."""
-    cdef int32_t i, t
-    for i in range(N_BINS):
-        counts[i] = 0
-        for t in range(N_TABLES):
+    """The counts of all tables together, of slots in use."""
+    cdef int32_t i, t, start, stop
+    if is_empty(&histogram.grid):
+        return
+    start = first_used(&histogram.grid)
+    stop = last_used(&histogram.grid) + 1
+    for i in range(start, stop):
+        counts[i] = histogram.tables[0][i]
+    for t in range(1, histogram.n_tables):
+        for i in range(start, stop):
             counts[i] += histogram.tables[t][i]
 
 
 cdef inline void widen(Histogram* histogram, int32_t lowest, int32_t highest) noexcept nogil:
     cdef Grid wide = widened(&histogram.grid, lowest, highest), old = histogram.grid
     cdef uint64_t counts[N_BINS]
-    if wide.exponent != old.exponent or wide.first != old.first:
+    if not is_empty(&old) and (wide.exponent != old.exponent or wide.first != old.first):
         fold(histogram, counts)
-        memset(histogram.tables, 0, sizeof(histogram.tables))
+        memset(histogram.tables, 0, histogram.n_tables * sizeof(histogram.tables[0]))
         add_counts(&old, counts, &wide, histogram.tables[0])
     histogram.grid = wide
 
@@ -160,30 +184,33 @@ cdef inline void bins_of(
     highest[0] = high
 
 
-cdef inline int64_t count_tile(Histogram* histogram, const float* x, int64_t n, int n_tables) noexcept nogil:
-    """Count up to TILE values. Returns 0, or -1 if one is not finite: then the whole histogram is void."""
+cdef inline int64_t count_tile(
+    Histogram* histogram, const float* x, int64_t n, const uint8_t* ahead, int64_t itemsize
+) noexcept nogil:
+    """Count up to TILE values. Returns 0, or -1 if one is not finite: then the whole histogram is void.
+
+    `ahead`: the values that come next, which memory brings while these are counted in L1.
+    """
     cdef uint32_t bins[TILE]
     cdef int32_t lowest, highest
-    cdef int64_t j
-    cdef uint32_t *t0
-    cdef uint32_t *t1
-    cdef uint32_t *t2
-    cdef uint32_t *t3
+    cdef int64_t j, start
+    cdef uint32_t *t0 = histogram.tables[0]
+    cdef uint32_t *t1 = histogram.tables[1 % histogram.n_tables]
+    cdef uint32_t *t2 = histogram.tables[2 % histogram.n_tables]
+    cdef uint32_t *t3 = histogram.tables[3 % histogram.n_tables]
     bins_of(x, n, &histogram.grid, bins, &lowest, &highest)
     if lowest <= ~<int32_t> INFINITE or highest >= <int32_t> INFINITE:
         return -1
     if is_wider(&histogram.grid, lowest, highest):
         widen(histogram, lowest, highest)
         bins_of(x, n, &histogram.grid, bins, &lowest, &highest)
-    t0 = histogram.tables[0]
-    t1 = histogram.tables[1 % n_tables]
-    t2 = histogram.tables[2 % n_tables]
-    t3 = histogram.tables[3 % n_tables]
-    for j in range(0, n & ~<int64_t> 3, 4):
-        t0[bins[j]] += 1
-        t1[bins[j + 1]] += 1
-        t2[bins[j + 2]] += 1
-        t3[bins[j + 3]] += 1
-    for j in range(n & ~<int64_t> 3, n):
+    for start in range(0, n & ~<int64_t> 15, 16):
+        __builtin_prefetch(ahead + start * itemsize)
+        for j in range(start, start + 16, 4):
+            t0[bins[j]] += 1
+            t1[bins[j + 1]] += 1
+            t2[bins[j + 2]] += 1
+            t3[bins[j + 3]] += 1
+    for j in range(n & ~<int64_t> 15, n):
         t0[bins[j]] += 1
     return 0

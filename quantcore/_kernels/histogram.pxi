@@ -3,27 +3,28 @@
 from libc.stdint cimport int64_t, uint8_t
 
 from quantcore._kernels.floats cimport FLOAT32, TILE, load_tile, size_of
-from quantcore._kernels.histogram cimport N_TABLES, Histogram, count_tile
+from quantcore._kernels.histogram cimport Histogram, __builtin_prefetch, count_tile
 from quantcore._kernels.table cimport MOST_CHANNELS, SHORTEST_RUN
 
 cdef enum:
     GATHERED = 256  # values of each channel that are brought together
+    ROWS_AHEAD = 16  # rows are too far apart for the CPU to guess the next one
 
 
 cdef int64_t count_run(
-    const uint8_t* values, int dtype, int64_t n, Histogram* histogram, int n_tables
+    const uint8_t* values, int dtype, int64_t n, Histogram* histogram
 ) noexcept nogil:
     cdef float staged[TILE]
     cdef const float* x
-    cdef int64_t done = 0, part
+    cdef int64_t done = 0, part, itemsize = size_of(dtype)
     while done < n:
         part = min(<int64_t> TILE, n - done)
         if dtype == FLOAT32:
             x = <const float*> values + done
         else:
-            load_tile(values + done * size_of(dtype), dtype, part, staged)
+            load_tile(values + done * itemsize, dtype, part, staged)
             x = staged
-        if count_tile(histogram, x, part, n_tables) < 0:
+        if count_tile(histogram, x, part, values + (done + part) * itemsize, itemsize) < 0:
             return -1
         done += part
     return 0
@@ -45,13 +46,15 @@ cdef int64_t count_gathered(
         else:
             load_tile(source, dtype, n_channels * inner, staged)
             x = staged
+        for i in range(0, n_channels * inner * size_of(dtype), 64):
+            __builtin_prefetch(source + ROWS_AHEAD * channels * inner * size_of(dtype) + i)
         for c in range(n_channels):
             for i in range(inner):
                 gathered[c][n + i] = x[c * inner + i]
         n += inner
         if n + inner > GATHERED or o == outer - 1:
             for c in range(n_channels):
-                if count_tile(&histograms[c], gathered[c], n, 1) < 0:
+                if count_tile(&histograms[c], gathered[c], n, <const uint8_t*> gathered[c], 4) < 0:
                     return -1
             n = 0
     return 0
@@ -66,6 +69,6 @@ cdef int64_t count_channels(
     if inner < SHORTEST_RUN and channels > 1:
         return count_gathered(values, dtype, outer, channels, inner, n_channels, histograms)
     for o in range(outer):
-        if count_run(values + o * channels * inner * itemsize, dtype, inner, histograms, N_TABLES) < 0:
+        if count_run(values + o * channels * inner * itemsize, dtype, inner, histograms) < 0:
             return -1
     return 0

@@ -39,6 +39,6 @@ TABLE.columns_quantize = columns_quantize
 TABLE.groups_dequantize = groups_dequantize
 TABLE.columns_dequantize = columns_dequantize
 TABLE.count_channels = count_channels
-TABLE.count_digits = count_digits
+TABLE.count_halves = count_halves
 
 table = PyCapsule_New(&TABLE, "quantcore._kernels.table", NULL)

@@ -1,19 +1,16 @@
-# selection.pxd: finding the k-th smallest value digit by digit. A float32 becomes a uint32 that orders as it does; a pass
-# counts one digit of those keys whose higher digits are known already.
-from libc.stdint cimport int64_t, uint32_t
+# selection.pxd: finding the k-th smallest value by the two halves of its key: a uint32 that orders as the float32 does.
+# The first pass counts the upper halves of all keys, the second one the lower halves of those keys whose upper half was
+# looked for.
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from quantcore._kernels.affine cimport key_of
-from quantcore._kernels.floats cimport TILE
+
+cdef extern from *:
+    void __builtin_prefetch(const void* address) noexcept nogil
 
 cdef enum:
-    N_DIGITS = 4096  # of the first pass; the others have fewer
-    FIRST_SHIFT = 20
-    LATER_BITS = 10
-    MOST_PREFIXES = 8
+    N_HALVES = 1 << 16
     SCANNED = 64  # keys that are looked through together
-
-ctypedef struct Digits:
-    uint32_t counts[MOST_PREFIXES][N_DIGITS]
 
 
 cdef inline void keys_of(const float* x, int64_t n, uint32_t* keys) noexcept nogil:
@@ -22,41 +19,39 @@ cdef inline void keys_of(const float* x, int64_t n, uint32_t* keys) noexcept nog
         keys[j] = <uint32_t> key_of(x[j]) ^ <uint32_t> 0x80000000
 
 
-cdef inline void count_first(const uint32_t* keys, int64_t n, Digits* digits) noexcept nogil:
-    """Count the first digits, in four tables by turns, so that equal ones in succession do not wait for each other."""
-    cdef int64_t j
-    for j in range(0, n & ~<int64_t> 3, 4):
-        digits.counts[0][keys[j] >> FIRST_SHIFT] += 1
-        digits.counts[1][keys[j + 1] >> FIRST_SHIFT] += 1
-        digits.counts[2][keys[j + 2] >> FIRST_SHIFT] += 1
-        digits.counts[3][keys[j + 3] >> FIRST_SHIFT] += 1
-    for j in range(n & ~<int64_t> 3, n):
-        digits.counts[0][keys[j] >> FIRST_SHIFT] += 1
-
-
-cdef inline void count_matches(
-    const uint32_t* keys, int64_t n, uint32_t lowest, uint32_t width, int shift, uint32_t* counts
+cdef inline void count_upper(
+    const uint32_t* keys, int64_t n, const uint8_t* ahead, int64_t itemsize, uint32_t* counts
 ) noexcept nogil:
+    """Count upper halves, in two tables by turns, so that equal ones in succession do not wait for each other.
+
+    `ahead`: the values that come next, which memory brings meanwhile.
+    """
+    cdef int64_t j, start
+    for start in range(0, n & ~<int64_t> 15, 16):
+        __builtin_prefetch(ahead + start * itemsize)
+        for j in range(start, start + 16, 2):
+            counts[keys[j] >> 16] += 1
+            counts[N_HALVES + (keys[j + 1] >> 16)] += 1
+    for j in range(n & ~<int64_t> 15, n):
+        counts[keys[j] >> 16] += 1
+
+
+cdef inline void count_matches(const uint32_t* keys, int64_t n, uint32_t lowest, uint32_t* counts) noexcept nogil:
     cdef int64_t j
-    cdef uint32_t above
     for j in range(n):
-        above = keys[j] - lowest
-        if above < width:
-            counts[above >> shift] += 1
+        if keys[j] - lowest < <uint32_t> N_HALVES:
+            counts[keys[j] - lowest] += 1
 
 
-cdef inline void count_later(
-    const uint32_t* keys, int64_t n, uint32_t prefix, int shift, uint32_t* counts
-) noexcept nogil:
-    """Count the digit at `shift` of the keys that begin with `prefix`; most stretches have none of them."""
+cdef inline void count_lower(const uint32_t* keys, int64_t n, uint32_t upper, uint32_t* counts) noexcept nogil:
+    """Count the lower halves of the keys with this upper half; most stretches have none of them."""
     cdef int64_t start = 0, j
-    cdef uint32_t nearest
-    cdef uint32_t lowest = prefix << (shift + LATER_BITS), width = <uint32_t> 1 << (shift + LATER_BITS)
+    cdef uint32_t nearest, lowest = upper << 16
     while start + SCANNED <= n:
         nearest = <uint32_t> 0xFFFFFFFF
         for j in range(SCANNED):
             nearest = min(nearest, keys[start + j] - lowest)
-        if nearest < width:
-            count_matches(keys + start, SCANNED, lowest, width, shift, counts)
+        if nearest < <uint32_t> N_HALVES:
+            count_matches(keys + start, SCANNED, lowest, counts)
         start += SCANNED
-    count_matches(keys + start, n - start, lowest, width, shift, counts)
+    count_matches(keys + start, n - start, lowest, counts)

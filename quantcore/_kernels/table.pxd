@@ -3,7 +3,6 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from quantcore._kernels.histogram cimport Histogram
-from quantcore._kernels.selection cimport Digits
 
 # values: n_blocks * block_size elements of a Dtype (floats.pxd); out: n_blocks * bytes_per_block bytes.
 ctypedef int64_t (*QuantizeBlocks)(const uint8_t* values, int dtype, int64_t n_blocks, uint8_t* out) noexcept nogil
@@ -80,9 +79,9 @@ ctypedef int64_t (*CountChannels)(
     const uint8_t* values, int dtype, int64_t outer, int64_t channels, int64_t inner, int64_t n_channels,
     Histogram* histograms,
 ) noexcept nogil
-# Digits of keys (selection.pxd).
-ctypedef void (*CountDigits)(
-    const uint8_t* values, int dtype, int64_t n, const uint32_t* prefixes, int n_prefixes, int shift, Digits* digits,
+# Halves of keys (selection.pxd).
+ctypedef void (*CountHalves)(
+    const uint8_t* values, int dtype, int64_t n, const uint32_t* uppers, int n_uppers, uint32_t* counts
 ) noexcept nogil
 
 ctypedef struct KernelTable:
@@ -98,4 +97,4 @@ ctypedef struct KernelTable:
     GroupsDequantize groups_dequantize
     ColumnsDequantize columns_dequantize
     CountChannels count_channels
-    CountDigits count_digits
+    CountHalves count_halves
