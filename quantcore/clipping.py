@@ -5,6 +5,7 @@ itself below zero (see `histograms.py`). Everything here is float64 and exact in
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 ENTROPY_BINS = 2048
 FEWEST_ENTROPY_BINS = 128
 _MOST_SWEEPS = 16
-_MOST_AT_ONCE = 1 << 18  # levels of thresholds that are compared
+_MOST_AT_ONCE = 1 << 16  # levels of thresholds that are compared
 
 
 class Bins(NamedTuple):
@@ -73,44 +74,32 @@ def entropy_threshold(bins: Bins, bits: int) -> float:
     i - 1. KL is infinite where Q is 0 and P is not. An i with which everything would end up in one bin is passed over:
     P and Q are equal there whatever the data.
 
-    Bins of a level share one value of Q, so that sums over bins become differences of running sums, and an i costs as
-    many steps as there are levels.
+    Bins of a level share one value of Q, so that sums over bins become differences of running sums.
     """
     bins = _magnitudes(bins, ENTROPY_BINS)
-    n = bins.counts.size
-    levels = 2 ** (bits - 1)
+    n, levels = bins.counts.size, 2 ** (bits - 1)
     fewest = min(max(FEWEST_ENTROPY_BINS, levels), n)
     counts = bins.counts.astype(np.float64)
-    total = counts.sum()
     mass, filled, information = (np.concatenate(([0.0], np.cumsum(a))) for a in (counts, counts > 0, _x_log_x(counts)))
-    divergences = np.array(
-        [_divergence(i, levels, total, counts, mass, filled, information) for i in range(fewest, n + 1)]
-    )
+    edges = _level_edges(levels)[fewest - 1 : n]
+    in_level, filled_in_level = np.diff(mass[edges]), np.diff(filled[edges])
+    inside, total, last = mass[fewest:], mass[-1], counts[fewest - 1 :]
+    outliers = total - inside
+    is_usable = (inside > 0) & ((outliers == 0) | ((last > 0) & (filled[fewest:] > 1)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_q = np.log(in_level / filled_in_level / inside[:, None])
+    log_q[in_level == 0] = 0
+    p_log_p = information[fewest:] - _x_log_x(last) + _x_log_x(last + outliers)
+    p_log_q = (in_level * log_q).sum(axis=1) + outliers * log_q[:, -1]
+    divergences = np.where(is_usable, (p_log_p - p_log_q) / total, np.inf)  # less log(total), the same for all
     best = n - int(np.argmin(divergences[::-1]))
     return (best - 0.5) * bins.width
 
 
-def _divergence(
-    i: int,
-    levels: int,
-    total: float,
-    counts: NDArray[np.float64],
-    mass: NDArray[np.float64],
-    filled: NDArray[np.float64],
-    information: NDArray[np.float64],
-) -> float:
-    outliers = total - mass[i]
-    last = counts[i - 1]
-    if mass[i] == 0 or (outliers and (not last or filled[i] < 2)):
-        return np.inf
-    edges = np.arange(levels + 1) * i // levels
-    in_level, filled_in_level = np.diff(mass[edges]), np.diff(filled[edges])
-    some = in_level > 0
-    log_q = np.log(in_level[some] / filled_in_level[some] / mass[i])
-    # sum of p log p - p log q with p = P / total, for P the counts but for the last one
-    p_log_p = information[i] - _x_log_x(last) + _x_log_x(last + outliers)
-    p_log_q = in_level[some] @ log_q + outliers * log_q[-1]
-    return float((p_log_p - p_log_q) / total - np.log(total))
+@cache
+def _level_edges(levels: int) -> NDArray[np.int64]:
+    """Row i - 1: where each of the levels begins when i bins are brought to so many, and the end of the last one."""
+    return np.arange(1, ENTROPY_BINS + 1)[:, None] * np.arange(levels + 1) // levels
 
 
 def _x_log_x(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -132,11 +121,11 @@ def least_error_range(
         thresholds = np.append(_magnitudes(bins, bins.counts.size).edges[1:], largest)
         thresholds = thresholds[thresholds <= largest]
         scales = thresholds / ((limits[1] - limits[0]) / 2)
-        threshold = float(thresholds[_last_argmin(sums.errors(scales, np.zeros_like(scales), limits))])
-        return clipped_to(threshold, lowest, highest)
+        chosen, _ = sums.least(scales, np.zeros_like(scales), limits)
+        return clipped_to(float(thresholds[chosen]), lowest, highest)
     ends = [min(lowest, 0.0), max(highest, 0.0)]
     edges = bins.edges
-    best = np.inf
+    least = np.inf
     for sweep in range(_MOST_SWEEPS):
         side = 1 - sweep % 2
         candidates = edges[edges > 0] if side else -edges[edges < 0]
@@ -148,11 +137,10 @@ def least_error_range(
         scales, low = scales[usable], (low + np.zeros_like(scales))[usable]
         if not scales.size:
             continue
-        errors = sums.errors(scales, np.clip(limits[0] - np.rint(low / scales), *limits), limits)
-        i = _last_argmin(errors)
-        if errors[i] >= best and sweep:
+        i, error = sums.least(scales, np.clip(limits[0] - np.rint(low / scales), *limits), limits)
+        if error >= least and sweep:
             break
-        best = errors[i]
+        least = error
         ends[side] = float(candidates[usable][i]) * (1 if side else -1)
     return max(lowest, min(ends[0], highest)), min(highest, max(ends[1], lowest))
 
@@ -170,27 +158,49 @@ class _Sums(NamedTuple):
         centres = bins.first + np.arange(bins.counts.size) + 0.5
         return cls(bins, *(np.concatenate(([0.0], np.cumsum(bins.counts * centres**k))) for k in range(3)))
 
-    def errors(
+    def least(
+        self, scales: NDArray[np.float64], zero_points: NDArray[np.float64], limits: tuple[int, int]
+    ) -> tuple[int, float]:
+        """Which scale and zero point have the least squared error, and that error in widths of a bin.
+
+        What they clip is a lower bound of it and quickly known; those whose bound is above the least error found so far
+        are passed over, from the widest range down.
+        """
+        ends = [(limit - zero_points) * scales / self.bins.width for limit in limits]
+        bounds = (self._beyond(ends[0], above=False) + self._beyond(ends[1], above=True)) * (1 - 1e-9)
+        step = max(1, _MOST_AT_ONCE // (limits[1] - limits[0] + 1))
+        best, least = scales.size - 1, np.inf
+        for stop in range(scales.size, 0, -step):
+            part = np.arange(max(0, stop - step), stop)
+            part = part[bounds[part] < least]
+            if part.size:
+                errors = self._errors(scales[part], zero_points[part], limits)
+                i = _last_argmin(errors)
+                if errors[i] < least:
+                    best, least = int(part[i]), float(errors[i])
+        return best, least
+
+    def _beyond(self, ends: NDArray[np.float64], *, above: bool) -> NDArray[np.float64]:
+        """The squared distance to an end of all that lies beyond it."""
+        n = self.bins.counts.size
+        border = np.clip(np.ceil(ends - self.bins.first - 0.5), 0, n).astype(np.int64)
+        zeroth, first, second = (
+            sums[-1] - sums[border] if above else sums[border] for sums in (self.zeroth, self.first, self.second)
+        )
+        return np.asarray(second - 2 * ends * first + ends**2 * zeroth)
+
+    def _errors(
         self, scales: NDArray[np.float64], zero_points: NDArray[np.float64], limits: tuple[int, int]
     ) -> NDArray[np.float64]:
-        """The squared error, in widths of a bin, for each scale and zero point.
-
-        Bins that share a code are neighbours, so their error is made of three differences of running sums.
-        """
-        codes = np.arange(limits[0], limits[1] + 1)
-        errors = np.empty(scales.size)
-        step = max(1, _MOST_AT_ONCE // codes.size)
-        for start in range(0, scales.size, step):
-            part = slice(start, start + step)
-            widths = scales[part, None] / self.bins.width
-            levels = (codes - zero_points[part, None]) * widths
-            # the first bin whose centre is nearer to the next level
-            borders = np.ceil((levels[:, :-1] + levels[:, 1:]) / 2 - self.bins.first - 0.5)
-            ends = np.pad(np.clip(borders, 0, self.bins.counts.size), ((0, 0), (1, 1))).astype(np.int64)
-            ends[:, -1] = self.bins.counts.size
-            zeroth, first, second = (np.diff(sums[ends]) for sums in (self.zeroth, self.first, self.second))
-            errors[part] = (second - 2 * levels * first + levels**2 * zeroth).sum(axis=1)
-        return errors
+        """The squared errors. Bins that share a code are neighbours: theirs is made of differences of running sums."""
+        widths = scales[:, None] / self.bins.width
+        levels = (np.arange(limits[0], limits[1] + 1) - zero_points[:, None]) * widths
+        # the first bin whose centre is nearer to the next level
+        borders = np.ceil((levels[:, :-1] + levels[:, 1:]) / 2 - self.bins.first - 0.5)
+        ends = np.pad(np.clip(borders, 0, self.bins.counts.size), ((0, 0), (1, 1))).astype(np.int64)
+        ends[:, -1] = self.bins.counts.size
+        zeroth, first, second = (np.diff(sums[ends]) for sums in (self.zeroth, self.first, self.second))
+        return np.asarray((second - 2 * levels * first + levels**2 * zeroth).sum(axis=1))
 
 
 def clipped_to(threshold: float, lowest: float, highest: float) -> tuple[float, float]:
