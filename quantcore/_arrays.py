@@ -230,6 +230,15 @@ def integer(value: Any, name: str, lowest: int, highest: int | None = None) -> i
     return number
 
 
+def number(value: Any, name: str) -> float:
+    """A finite real number; a bool is refused."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise InvalidTypeError(f"{name}: expected a number, got {brief(value)}")
+    if not np.isfinite(value):
+        raise InvalidValueError(f"{name}: expected a finite number, got {value}")
+    return float(value)
+
+
 def shape(value: Any, name: str = "shape") -> tuple[int, ...]:
     """A shape of at least one dimension."""
     try:

@@ -85,8 +85,7 @@ def quantize(
     n_threads: int | None,
 ) -> None:
     """Codes of every element into the bytes of `out`."""
-    with np.errstate(over="ignore"):  # of a subnormal scale
-        inverses = np.minimum(np.float32(1) / scales, np.finfo(np.float32).max)
+    inverses = _inverses(scales)
     itemsize, element_type = source.itemsize, source.element_type
     if not sharing.is_in_columns:
         layout = sharing.layout
@@ -168,6 +167,21 @@ def dequantize(
         dequantize_part(*part)
 
 
+def coding(
+    sharing: Sharing, scales: NDArray[np.float32], zero_points: NDArray[np.int32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
+    """Inverse scales, scales and zero points of the groups, or of the columns of a row."""
+    inverses = _inverses(scales)
+    if not sharing.is_in_columns:
+        return inverses, scales, zero_points
+    repeats = sharing.column_parts()[0][2]
+    return (
+        _widened(inverses, sharing, repeats),
+        _widened(scales, sharing, repeats),
+        _widened(zero_points, sharing, repeats),
+    )
+
+
 def refuse_first(source: Floats, name: str) -> NoReturn:
     """Find the first element that is not a finite float32, and say so."""
     limit = np.finfo(np.float32).max
@@ -219,6 +233,12 @@ def _extremes_of_columns(
 
     found = [extremes_of_part(*part) for part in sharing.column_parts()]
     return np.minimum.reduce([low for low, _ in found]), np.maximum.reduce([high for _, high in found])
+
+
+def _inverses(scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):  # of a subnormal scale
+        inverses: NDArray[np.float32] = np.minimum(np.float32(1) / scales, np.finfo(np.float32).max)
+    return inverses
 
 
 def _widened(values: NDArray[Any], sharing: Sharing, repeats: int) -> NDArray[Any]:

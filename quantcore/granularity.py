@@ -346,6 +346,13 @@ def check_mode(mode: Any) -> QuantMode:
     return mode
 
 
+def check_params(params: Any) -> QuantParams:
+    """Nothing but a QuantParams."""
+    if not isinstance(params, QuantParams):
+        raise InvalidTypeError(f"params: expected a QuantParams, got {type(params).__name__}")
+    return params
+
+
 def _calibrated(
     values: Any, granularity: QuantGranularity, bits: int, mode: QuantMode, narrow_range: bool, n_threads: int | None
 ) -> QuantParams:

@@ -44,6 +44,7 @@ FLOORS = [
         "calibration",
         "calibration_records",
         "clipping",
+        "error_sums",
         "formats",
         "granularity",
         "histograms",

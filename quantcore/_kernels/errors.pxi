@@ -1,0 +1,108 @@
+# errors.pxi: the error sums of an array and its reconstruction, and of an array and its affine codes' values, which
+# exist one tile at a time. Chunks of CHUNK elements have a row of sums each.
+from quantcore._kernels.affine cimport round_trip_row, round_trip_run
+from quantcore._kernels.errors cimport N_SUMS, ErrorLanes, add_pairs, clear, fold
+from quantcore._kernels.floats cimport FLOAT32, FLOAT64, TILE, first_from, load_tile, size_of, widen_tile
+from quantcore._kernels.table cimport ERROR_CHUNK, AffineCoding
+
+
+cdef void add_tile(
+    const uint8_t* x, int x_dtype, const uint8_t* y, int y_dtype, int64_t n, double threshold, ErrorLanes* lanes
+) noexcept nogil:
+    """A tile of pairs: as float32, or as float64 if either of them is."""
+    cdef float staged_x[TILE]
+    cdef float staged_y[TILE]
+    cdef double wide_x[TILE]
+    cdef double wide_y[TILE]
+    if x_dtype == FLOAT64 or y_dtype == FLOAT64:
+        if x_dtype != FLOAT64:
+            widen_tile(x, x_dtype, n, staged_x, wide_x)
+            x = <const uint8_t*> wide_x
+        if y_dtype != FLOAT64:
+            widen_tile(y, y_dtype, n, staged_y, wide_y)
+            y = <const uint8_t*> wide_y
+        add_pairs[double](<const double*> x, <const double*> y, n, threshold, lanes)
+        return
+    if x_dtype != FLOAT32:
+        load_tile(x, x_dtype, n, staged_x)
+        x = <const uint8_t*> staged_x
+    if y_dtype != FLOAT32:
+        load_tile(y, y_dtype, n, staged_y)
+        y = <const uint8_t*> staged_y
+    add_pairs[float](<const float*> x, <const float*> y, n, threshold, lanes)
+
+
+cdef void pairs_errors(
+    const uint8_t* x, int x_dtype, const uint8_t* y, int y_dtype, int64_t n, double threshold, double* sums
+) noexcept nogil:
+    cdef ErrorLanes lanes
+    cdef int64_t start = 0, stop, count
+    while start < n:
+        stop = min(start + <int64_t> ERROR_CHUNK, n)
+        clear(&lanes)
+        while start < stop:
+            count = min(<int64_t> TILE, stop - start)
+            add_tile(
+                x + start * size_of(x_dtype), x_dtype, y + start * size_of(y_dtype), y_dtype, count, threshold, &lanes
+            )
+            start += count
+        fold(&lanes, sums)
+        sums += N_SUMS
+
+
+cdef inline void round_trip_tile(
+    const float* x, int64_t at, int64_t n, const AffineCoding* coding, float* y
+) noexcept nogil:
+    """Values of the codes of n elements from flat index `at`: run by run, or row by row if each column has a scale."""
+    cdef const GroupLayout* layout = &coding.layout
+    cdef int64_t done = 0, part, column, group, i
+    while done < n:
+        if coding.width:
+            column = (at + done) % coding.width
+            part = min(n - done, coding.width - column)
+            round_trip_row(
+                x + done, part, coding.inverses + column, coding.scales + column, coding.zero_points + column,
+                coding.qmin, coding.qmax, y + done,
+            )
+        else:
+            group = (at + done) // layout.cols * layout.per_row + (at + done) % layout.cols // layout.size
+            part = min(n - done, group_start(layout, group) + group_count(layout, group) - at - done)
+            i = group // layout.sharing % coding.n_scales
+            round_trip_run(
+                x + done, part, coding.inverses[i], coding.scales[i], <float> (coding.qmin - coding.zero_points[i]),
+                <float> (coding.qmax - coding.zero_points[i]), y + done,
+            )
+        done += part
+
+
+cdef int64_t affine_errors(
+    const uint8_t* values, int dtype, int64_t first, int64_t n, const AffineCoding* coding, double threshold,
+    double* sums,
+) noexcept nogil:
+    """Returns whether a float64 is beyond float32 (0), or -1; NaN and inf show in the sums."""
+    cdef float staged[TILE]
+    cdef float y[TILE]
+    cdef const float* x
+    cdef ErrorLanes lanes
+    cdef int64_t at = first, stop, count, bad = -1
+    while at < first + n:
+        stop = min(at + <int64_t> ERROR_CHUNK, first + n)
+        clear(&lanes)
+        while at < stop:
+            count = min(<int64_t> TILE, stop - at)
+            if dtype == FLOAT32:
+                x = <const float*> values + at
+            else:
+                load_tile(values + at * size_of(dtype), dtype, count, staged)
+                x = staged
+            round_trip_tile(x, at, count, coding, y)
+            if dtype == FLOAT64:
+                if first_from(x, count, INFINITE) >= 0:
+                    bad = 0
+                add_tile(values + at * size_of(dtype), dtype, <const uint8_t*> y, FLOAT32, count, threshold, &lanes)
+            else:
+                add_pairs[float](x, <const float*> y, count, threshold, &lanes)
+            at += count
+        fold(&lanes, sums)
+        sums += N_SUMS
+    return bad
