@@ -15,8 +15,8 @@ from quantcore.granularity import (
     QuantMode,
     QuantParams,
     calibrate_per_channel,
-    calibrate_per_group,
     calibrate_per_tensor,
+    calibrated,
     check_params,
 )
 from quantcore.tables import brief
@@ -167,8 +167,7 @@ class QuantizedTensor:
     @property
     def memory_bytes(self) -> int:
         """Bytes of the codes (two a byte up to 4 bits), the scales, and the zero points if they are used."""
-        codes = (self.data.size + 1) // 2 if self.params.bits <= 4 else self.data.size
-        return codes + 4 * self.params.num_groups * (2 if self.params.is_asymmetric else 1)
+        return affine_bytes(self.data.size, self.params)
 
     @property
     def compression_ratio(self) -> float:
@@ -201,6 +200,12 @@ class QuantizedTensor:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return reduced(self, self.data, self.params, self.shape)
+
+
+def affine_bytes(size: int, params: QuantParams) -> int:
+    """Bytes of so many codes with their scales, and with their zero points if they are used."""
+    codes = (size + 1) // 2 if params.bits <= 4 else size
+    return codes + 4 * params.num_groups * (2 if params.is_asymmetric else 1)
 
 
 def quantize_tensor(
@@ -239,12 +244,7 @@ def quantize_tensor(
     granularity = QuantGranularity.per_tensor() if granularity is None else granularity
     if not isinstance(granularity, QuantGranularity):
         raise InvalidTypeError(f"granularity: expected a QuantGranularity, got {brief(granularity)}")
-    if granularity.group_size is not None:
-        params = calibrate_per_group(values, granularity.group_size, bits, mode, n_threads=n_threads)
-    elif granularity.axis is not None:
-        params = calibrate_per_channel(values, bits, mode, axis=granularity.axis, n_threads=n_threads)
-    else:
-        params = calibrate_per_tensor(values, bits, mode, n_threads=n_threads)
+    params = calibrated(values, granularity, bits, mode, True, n_threads)
     data = quantize_with_params(values, params, n_threads=n_threads)
     _arrays.given_away(data)
     return QuantizedTensor(data, params, data.shape)

@@ -26,6 +26,8 @@ FILES = {
 FLOORS = [
     {"__main__", "cli"},
     {
+        "benchmark_records",
+        "benchmarks",
         "bitsandbytes_checkpoint",
         "bitsandbytes_jobs",
         "digits",
@@ -46,6 +48,7 @@ FLOORS = [
         "clipping",
         "error_sums",
         "formats",
+        "generators",
         "granularity",
         "histograms",
         "percentiles",

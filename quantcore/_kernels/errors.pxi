@@ -1,5 +1,6 @@
-# errors.pxi: the error sums of an array and its reconstruction, and of an array and its affine codes' values, which
-# exist one tile at a time. Chunks of CHUNK elements have a row of sums each.
+# errors.pxi: the error sums of an array and its reconstruction, and of an array and what its affine codes give, which
+# exists one tile at a time: run by run if runs share a scale, row by row if each column has its own. Each chunk of
+# ERROR_CHUNK elements has a row of sums.
 from quantcore._kernels.affine cimport round_trip_row, round_trip_run
 from quantcore._kernels.errors cimport N_SUMS, ErrorLanes, add_pairs, clear, fold
 from quantcore._kernels.floats cimport FLOAT32, FLOAT64, TILE, first_from, load_tile, size_of, widen_tile
@@ -50,29 +51,37 @@ cdef void pairs_errors(
         sums += N_SUMS
 
 
-cdef inline void round_trip_tile(
+cdef inline void round_trip_columns(
     const float* x, int64_t at, int64_t n, const AffineCoding* coding, float* y
 ) noexcept nogil:
-    """Values of the codes of n elements from flat index `at`: run by run, or row by row if each column has a scale."""
-    cdef const GroupLayout* layout = &coding.layout
-    cdef int64_t done = 0, part, column, group, i
+    cdef int64_t done = 0, part, column = at % coding.width
     while done < n:
-        if coding.width:
-            column = (at + done) % coding.width
-            part = min(n - done, coding.width - column)
-            round_trip_row(
-                x + done, part, coding.inverses + column, coding.scales + column, coding.zero_points + column,
-                coding.qmin, coding.qmax, y + done,
-            )
-        else:
-            group = (at + done) // layout.cols * layout.per_row + (at + done) % layout.cols // layout.size
-            part = min(n - done, group_start(layout, group) + group_count(layout, group) - at - done)
-            i = group // layout.sharing % coding.n_scales
-            round_trip_run(
-                x + done, part, coding.inverses[i], coding.scales[i], <float> (coding.qmin - coding.zero_points[i]),
-                <float> (coding.qmax - coding.zero_points[i]), y + done,
-            )
+        part = min(n - done, coding.width - column)
+        round_trip_row(
+            x + done, part, coding.inverses + column, coding.scales + column, coding.zero_points + column, coding.qmin,
+            coding.qmax, y + done,
+        )
         done += part
+        column = 0
+
+
+cdef inline void round_trip_groups(
+    const float* x, int64_t at, int64_t n, const AffineCoding* coding, float* y
+) noexcept nogil:
+    cdef const GroupLayout* layout = &coding.layout
+    cdef int64_t done = 0, part, i
+    cdef int64_t group = at // layout.cols * layout.per_row + at % layout.cols // layout.size
+    cdef int64_t left = group_start(layout, group) + group_count(layout, group) - at
+    while done < n:
+        part = min(n - done, left)
+        i = group // layout.sharing % coding.n_scales
+        round_trip_run(
+            x + done, part, coding.inverses[i], coding.scales[i], <float> (coding.qmin - coding.zero_points[i]),
+            <float> (coding.qmax - coding.zero_points[i]), y + done,
+        )
+        done += part
+        group += 1
+        left = group_count(layout, group)
 
 
 cdef int64_t affine_errors(
@@ -95,7 +104,10 @@ cdef int64_t affine_errors(
             else:
                 load_tile(values + at * size_of(dtype), dtype, count, staged)
                 x = staged
-            round_trip_tile(x, at, count, coding, y)
+            if coding.width:
+                round_trip_columns(x, at, count, coding, y)
+            else:
+                round_trip_groups(x, at, count, coding, y)
             if dtype == FLOAT64:
                 if first_from(x, count, INFINITE) >= 0:
                     bad = 0
