@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from quantcore.errors import InvalidTypeError, InvalidValueError
-from quantcore.inspection import json_value
-from quantcore.tables import table
+from quantcore.tables import json_value, table
 
 __all__ = ["BenchmarkSuite", "QuantBenchmarkResult"]
 

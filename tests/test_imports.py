@@ -54,6 +54,7 @@ FLOORS = [
         "percentiles",
         "quantized_tensor",
         "statistics",
+        "suggestions",
     },
     {"_arrays", "_files", "_parallel", "_pickles", "bitsandbytes_layout", "codebooks", "streaming"},
     {"_kernels", "data", "ggml_types", "model_report", "tables"},
