@@ -234,8 +234,9 @@ def theoretical_sqnr(bits: int, signal: str = "sine") -> float:
     Notes
     -----
     Signal power `A**2 / 2` (sine) or `A**2 / 3` (uniform) over the power `step**2 / 12` of an even rounding error, with
-    `step = 2 A / 2**bits`; see W. R. Bennett, "Spectra of quantized signals" (1948). A symmetric quantizer here has
-    `2**bits - 1` codes and so a little less.
+    `step = 2 A / 2**bits`; see W. R. Bennett, "Spectra of quantized signals" (1948). The codes here
+    reach from one end of the range to the other, `2**bits - 2` steps if symmetric and `2**bits - 1` if not, which is
+    as many dB less as `20 log10` of the share.
 
     Examples
     --------

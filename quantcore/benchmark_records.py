@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from quantcore.errors import InvalidTypeError, InvalidValueError
-from quantcore.tables import json_value, table
+from quantcore.tables import json_value, printable, table
 
 __all__ = ["BenchmarkSuite", "QuantBenchmarkResult"]
 
@@ -149,7 +149,7 @@ class BenchmarkSuite:
     def _cells(self) -> list[tuple[str, ...]]:
         return [
             (
-                " ".join(r.name.split()),
+                printable(" ".join(r.name.split())),
                 str(r.num_elements),
                 str(r.bits),
                 r.granularity,

@@ -22,7 +22,7 @@ CHUNK_ELEMENTS = _kernels.error_chunk()
 """Elements that are summed together. Slabs of a multiple of this give exactly the figures of the whole."""
 
 _N_SUMS = 7
-_LARGEST = 5  # the one among the kernels' sums that is a maximum
+_SIGNAL, _LARGEST = 0, 5  # of the kernels' sums: that of the squares of x, and the one that is a maximum
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,8 @@ class ErrorSums:
         Raises
         ------
         ValueError
-            `original` holds NaN, inf or a value beyond float32, or `params` does not fit its shape. Nothing was added.
+            `original` holds NaN, inf or a value beyond float32; `params` does not fit its shape, or gives infinite
+            values back. Nothing was added.
         TypeError
             `original` is not a float array, `params` not a QuantParams.
         """
@@ -200,8 +201,10 @@ class ErrorSums:
             n_threads,
             unit=1,
         )
-        if bad >= 0 or not np.isfinite(sums).all():
+        if bad >= 0 or not np.isfinite(sums[:, _SIGNAL]).all():
             affine.refuse_first(x, name)
+        if not np.isfinite(sums).all():
+            raise InvalidValueError(f"params: a scale of {params.scales.max()} takes codes beyond the range of float32")
         self._take(sums, x.size)
 
     def merge(self, other: "ErrorSums") -> None:
