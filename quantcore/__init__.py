@@ -4,11 +4,8 @@ from quantcore._kernels import LEVEL as _LEVEL
 from quantcore._parallel import get_num_threads, set_num_threads
 from quantcore.analysis import (
     analyze_error,
-    analyze_outlier_impact,
-    compare_bit_widths,
     error_stats,
     error_within_bounds,
-    scale_sensitivity,
     sqnr_db,
     theoretical_max_error,
     theoretical_sqnr,
@@ -16,8 +13,6 @@ from quantcore.analysis import (
 from quantcore.benchmarks import (
     BenchmarkSuite,
     QuantBenchmarkResult,
-    accuracy_retention,
-    compare_bit_width_degradation,
     run_benchmark,
     run_format_benchmark,
     run_full_benchmark_suite,
@@ -36,7 +31,10 @@ from quantcore.blockwise_records import DoubleQuantized4Bit, Quantized4Bit
 from quantcore.calibrate import calibrate_min_max, calibrate_percentile
 from quantcore.calibration import Calibrator
 from quantcore.calibration_records import CalibrationMethod, CalibrationResult
-from quantcore.error_sums import ErrorSums, QuantErrorStats
+from quantcore.costs import type_costs
+from quantcore.degradation import accuracy_retention, compare_bit_width_degradation
+from quantcore.error_records import QuantErrorStats
+from quantcore.error_sums import ErrorSums
 from quantcore.errors import (
     FileFormatError,
     InvalidStateError,
@@ -72,28 +70,29 @@ from quantcore.quantized_tensor import (
     quantize_with_params,
     unpack_nibbles,
 )
-from quantcore.suggestions import rank_sensitivity, suggest_types, type_costs
+from quantcore.sensitivity import analyze_outlier_impact, compare_bit_widths, scale_sensitivity
+from quantcore.suggestions import rank_sensitivity, suggest_types
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BLOCK_SIZE",
+    "DOUBLE_QUANT_BLOCK_SIZE",
+    "GGUF_BLOCK_SIZE",
+    "Q4_0",
+    "Q8_0",
     "BenchmarkSuite",
     "CalibrationMethod",
     "CalibrationResult",
     "Calibrator",
-    "DOUBLE_QUANT_BLOCK_SIZE",
     "DoubleQuantized4Bit",
     "ErrorSums",
     "FileFormatError",
     "GGUFQuantType",
-    "GGUF_BLOCK_SIZE",
     "InvalidStateError",
     "InvalidTypeError",
     "InvalidValueError",
     "OutputFileError",
-    "Q4_0",
-    "Q8_0",
     "QuantBenchmarkResult",
     "QuantErrorStats",
     "QuantGranularity",

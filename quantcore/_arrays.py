@@ -4,8 +4,10 @@ Every public function takes its arrays through here; nothing behind it checks ag
 raw bytes and an element type, so that bfloat16 needs no NumPy dtype and float16 no buffer format.
 """
 
+import math
 import operator
 import sys
+from numbers import Real
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -232,11 +234,15 @@ def integer(value: Any, name: str, lowest: int, highest: int | None = None) -> i
 
 def number(value: Any, name: str) -> float:
     """A finite real number; a bool is refused."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
         raise InvalidTypeError(f"{name}: expected a number, got {brief(value)}")
-    if not np.isfinite(value):
-        raise InvalidValueError(f"{name}: expected a finite number, got {value}")
-    return float(value)
+    try:
+        result = float(value)
+    except OverflowError:  # an integer beyond float64
+        result = math.inf
+    if not math.isfinite(result):
+        raise InvalidValueError(f"{name}: expected a finite number, got {result}")
+    return result
 
 
 def shape(value: Any, name: str = "shape") -> tuple[int, ...]:

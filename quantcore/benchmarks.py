@@ -27,17 +27,14 @@ from quantcore.generators import (
     generator_of,
 )
 from quantcore.ggml_types import GGUF_BLOCK_SIZE
-from quantcore.granularity import QuantGranularity, QuantMode, calibrated, check_mode
+from quantcore.granularity import QuantGranularity, QuantMode, calibrated
 from quantcore.quantized_tensor import affine_bytes
 from quantcore.tables import brief
 
 __all__ = [
     "BLOCK_FORMATS",
     "BenchmarkSuite",
-    "BitWidthDegradation",
     "QuantBenchmarkResult",
-    "accuracy_retention",
-    "compare_bit_width_degradation",
     "run_benchmark",
     "run_format_benchmark",
     "run_full_benchmark_suite",
@@ -64,25 +61,6 @@ for _name in ("int4", "nf4", "fp4"):
     )
 BLOCK_FORMATS = tuple(_FORMATS)
 """The block formats that `run_format_benchmark` knows; "-double": with double-quantized scales."""
-
-
-class BitWidthDegradation(NamedTuple):
-    """What a number of bits loses.
-
-    Attributes
-    ----------
-    bits : int
-    mse, max_error, sqnr_db : float
-        As `QuantErrorStats` defines them.
-    sqnr_loss_db : float
-        By how much the SQNR is below that of 8 bits; 0 if neither loses anything.
-    """
-
-    bits: int
-    mse: float
-    max_error: float
-    sqnr_db: float
-    sqnr_loss_db: float
 
 
 def run_benchmark(
@@ -236,72 +214,6 @@ def run_full_benchmark_suite(
         for kind in BLOCK_FORMATS:
             suite.add(run_format_benchmark(name, values, kind, n_threads=n_threads))
     return suite
-
-
-def compare_bit_width_degradation(
-    values: Any,
-    *,
-    granularity: QuantGranularity | None = None,
-    mode: QuantMode = QuantMode.SYMMETRIC,
-    n_threads: int | None = None,
-) -> tuple[BitWidthDegradation, ...]:
-    """What 8, 7, … 2 bits lose.
-
-    Parameters
-    ----------
-    values, granularity, mode, n_threads
-        As for `run_benchmark`.
-
-    Returns
-    -------
-    tuple of BitWidthDegradation
-        That of 8 bits first.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `run_benchmark`.
-    """
-    check_mode(mode)
-    results = [run_benchmark("", values, bits, granularity, mode, n_threads=n_threads) for bits in range(8, 1, -1)]
-    best = results[0].sqnr_db
-    return tuple(
-        BitWidthDegradation(r.bits, r.mse, r.max_error, r.sqnr_db, best - r.sqnr_db if r.sqnr_db < best else 0.0)
-        for r in results
-    )
-
-
-def accuracy_retention(original: float, quantized: float) -> float:
-    """How much of a metric is kept, in per cent: `100 * quantized / original`.
-
-    Parameters
-    ----------
-    original : float
-        The metric of the original model, such as its top-1 accuracy; above 0, and more is better.
-    quantized : float
-        That of the quantized model.
-
-    Returns
-    -------
-    float
-        100 if they are equal; above 100 if the quantized model is better.
-
-    Raises
-    ------
-    ValueError
-        `original` is not above 0; one of them is NaN or inf.
-    TypeError
-        One of them is not a number.
-
-    Examples
-    --------
-    >>> accuracy_retention(0.80, 0.76)
-    95.0
-    """
-    original, quantized = _arrays.number(original, "original"), _arrays.number(quantized, "quantized")
-    if original <= 0:
-        raise InvalidValueError(f"original: expected a metric above 0, got {original}")
-    return 100 * (quantized / original)
 
 
 def _result(name: Any, sums: ErrorSums, bits: int, granularity: str, mode: str, kept: int) -> QuantBenchmarkResult:

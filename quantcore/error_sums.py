@@ -13,53 +13,17 @@ from numpy.typing import NDArray
 
 from quantcore import _arrays, _kernels, _parallel, affine
 from quantcore._arrays import Floats
+from quantcore.error_records import QuantErrorStats, cosine, decibels
 from quantcore.errors import InvalidTypeError, InvalidValueError
 from quantcore.granularity import QuantParams, check_params
 
-__all__ = ["CHUNK_ELEMENTS", "ErrorSums", "QuantErrorStats"]
+__all__ = ["CHUNK_ELEMENTS", "ErrorSums"]
 
 CHUNK_ELEMENTS = _kernels.error_chunk()
 """Elements that are summed together. Slabs of a multiple of this give exactly the figures of the whole."""
 
 _N_SUMS = 7
 _SIGNAL, _LARGEST = 0, 5  # of the kernels' sums: that of the squares of x, and the one that is a maximum
-
-
-@dataclass(frozen=True, slots=True)
-class QuantErrorStats:
-    """How far a reconstruction y is from its original x.
-
-    Attributes
-    ----------
-    mse : float
-        Mean of `(x - y)**2`.
-    mae : float
-        Mean of `|x - y|`.
-    max_error : float
-        Largest `|x - y|`.
-    sqnr_db : float
-        `10 log10(sum(x**2) / sum((x - y)**2))`; inf if nothing differs (zeros kept as zeros included), -inf if only x
-        is all zeros. Never NaN.
-    outlier_rate : float or None
-        Share of the elements whose `|x - y|` is above the threshold; None if no threshold was given.
-    num_samples : int
-        Elements.
-    cosine_similarity : float
-        `sum(x * y) / sqrt(sum(x**2) * sum(y**2))`, from -1 to 1; 1 if both are all zeros, 0 if one of them is.
-    """
-
-    mse: float
-    mae: float
-    max_error: float
-    sqnr_db: float
-    outlier_rate: float | None
-    num_samples: int
-    cosine_similarity: float
-
-    @property
-    def rmse(self) -> float:
-        """Square root of `mse`."""
-        return math.sqrt(self.mse)
 
 
 @dataclass(slots=True)
@@ -241,10 +205,10 @@ class ErrorSums:
             mse=self.noise / n,
             mae=self.magnitude / n,
             max_error=self.max_error,
-            sqnr_db=_decibels(self.signal, self.noise),
+            sqnr_db=decibels(self.signal, self.noise),
             outlier_rate=None if self.outlier_threshold is None else self.outliers / n,
             num_samples=n,
-            cosine_similarity=_cosine(self.signal, self.reconstructed, self.product),
+            cosine_similarity=cosine(self.signal, self.reconstructed, self.product),
         )
 
     @property
@@ -267,18 +231,6 @@ class ErrorSums:
 
 def _rows(n: int) -> NDArray[np.float64]:
     return np.empty((-(-n // CHUNK_ELEMENTS), _N_SUMS))
-
-
-def _decibels(signal: float, noise: float) -> float:
-    if noise == 0:
-        return math.inf
-    return 10 * (math.log10(signal) - math.log10(noise)) if signal else -math.inf
-
-
-def _cosine(signal: float, reconstructed: float, product: float) -> float:
-    if not signal or not reconstructed:
-        return 1.0 if signal == reconstructed else 0.0
-    return min(1.0, max(-1.0, product / (math.sqrt(signal) * math.sqrt(reconstructed))))
 
 
 def _refuse_chunk(sources: dict[str, Floats], chunk: int, first: int) -> NoReturn:

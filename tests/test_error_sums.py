@@ -23,7 +23,8 @@ from quantcore import (
     dequantize_with_params,
     quantize_with_params,
 )
-from quantcore.error_sums import CHUNK_ELEMENTS, QuantErrorStats
+from quantcore.error_records import QuantErrorStats
+from quantcore.error_sums import CHUNK_ELEMENTS
 from quantcore.errors import InvalidTypeError, InvalidValueError
 from tests import reference_errors
 from tests.conftest import SEED

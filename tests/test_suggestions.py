@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantcore import GGUFQuantType, dequantize, quantize, rank_sensitivity, suggest_types, type_costs
+from quantcore.costs import TypeCost
 from quantcore.errors import InvalidTypeError, InvalidValueError, QuantcoreError
-from quantcore.suggestions import TypeCost
 
 F32 = np.float32
 COSTS = {

@@ -23,14 +23,14 @@ cdef struct ErrorLanes:
     double beyond[LANES]  # how many magnitudes are above the threshold
 
 
-cdef inline void clear(ErrorLanes* lanes) noexcept nogil:
+cdef inline void clear_lanes(ErrorLanes* lanes) noexcept nogil:
     cdef int j
     for j in range(LANES):
         lanes.xx[j] = lanes.yy[j] = lanes.xy[j] = lanes.dd[j] = 0
         lanes.magnitude[j] = lanes.largest[j] = lanes.beyond[j] = 0
 
 
-cdef inline void fold(const ErrorLanes* lanes, double* sums) noexcept nogil:
+cdef inline void fold_lanes(const ErrorLanes* lanes, double* sums) noexcept nogil:
     """The lanes one after the other into xx, yy, xy, dd, magnitude, largest, beyond."""
     cdef int j
     for j in range(N_SUMS):

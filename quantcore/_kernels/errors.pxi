@@ -2,7 +2,7 @@
 # exists one tile at a time: run by run if runs share a scale, row by row if each column has its own. Each chunk of
 # ERROR_CHUNK elements has a row of sums.
 from quantcore._kernels.affine cimport round_trip_row, round_trip_run
-from quantcore._kernels.errors cimport N_SUMS, ErrorLanes, add_pairs, clear, fold
+from quantcore._kernels.errors cimport N_SUMS, ErrorLanes, add_pairs, clear_lanes, fold_lanes
 from quantcore._kernels.floats cimport FLOAT32, FLOAT64, TILE, first_from, load_tile, size_of, widen_tile
 from quantcore._kernels.table cimport ERROR_CHUNK, AffineCoding
 
@@ -40,14 +40,14 @@ cdef void pairs_errors(
     cdef int64_t start = 0, stop, count
     while start < n:
         stop = min(start + <int64_t> ERROR_CHUNK, n)
-        clear(&lanes)
+        clear_lanes(&lanes)
         while start < stop:
             count = min(<int64_t> TILE, stop - start)
             add_tile(
                 x + start * size_of(x_dtype), x_dtype, y + start * size_of(y_dtype), y_dtype, count, threshold, &lanes
             )
             start += count
-        fold(&lanes, sums)
+        fold_lanes(&lanes, sums)
         sums += N_SUMS
 
 
@@ -96,7 +96,7 @@ cdef int64_t affine_errors(
     cdef int64_t at = first, stop, count, bad = -1
     while at < first + n:
         stop = min(at + <int64_t> ERROR_CHUNK, first + n)
-        clear(&lanes)
+        clear_lanes(&lanes)
         while at < stop:
             count = min(<int64_t> TILE, stop - at)
             if dtype == FLOAT32:
@@ -115,6 +115,6 @@ cdef int64_t affine_errors(
             else:
                 add_pairs[float](x, <const float*> y, count, threshold, &lanes)
             at += count
-        fold(&lanes, sums)
+        fold_lanes(&lanes, sums)
         sums += N_SUMS
     return bad
