@@ -20,7 +20,8 @@ from quantcore.granularity import QuantParams, check_params
 __all__ = ["CHUNK_ELEMENTS", "ErrorSums"]
 
 CHUNK_ELEMENTS = _kernels.error_chunk()
-"""Elements that are summed together. Slabs of a multiple of this give exactly the figures of the whole."""
+"""Elements that are summed together, 65,536: a multiple of every format's block size. Slabs of a multiple of this give
+exactly the figures of the whole."""
 
 _N_SUMS = 7
 _SIGNAL, _LARGEST = 0, 5  # of the kernels' sums: that of the squares of x, and the one that is a maximum
@@ -32,7 +33,7 @@ class ErrorSums:
 
     Added slab by slab in their order, the figures are exactly those of the whole arrays if every slab but the last one
     has a multiple of `CHUNK_ELEMENTS` elements; otherwise they agree to rounding (about 1e-15). They never depend on
-    the number of threads or the CPU level.
+    the number of threads or the CPU level. A record is not to be used by several threads at once.
 
     Parameters
     ----------

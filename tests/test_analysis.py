@@ -160,6 +160,16 @@ def test_analysis_of_nothing_is_refused():
             call(np.zeros(0, np.float32))
 
 
+def test_figures_are_those_of_torch():
+    torch = pytest.importorskip("torch")
+    x = torch.linspace(-3, 2, 10_007, dtype=torch.float64)
+    y = torch.round(x * 4) / 4
+    stats = error_stats(x, y)
+    assert stats.mse == pytest.approx(torch.nn.functional.mse_loss(y, x).item(), rel=1e-11)
+    assert stats.mae == pytest.approx(torch.nn.functional.l1_loss(y, x).item(), rel=1e-11)
+    assert stats.cosine_similarity == pytest.approx(torch.cosine_similarity(x, y, dim=0).item(), rel=1e-11)
+
+
 # Known figures
 
 
