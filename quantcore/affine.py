@@ -85,8 +85,7 @@ def quantize(
     n_threads: int | None,
 ) -> None:
     """Codes of every element into the bytes of `out`."""
-    with np.errstate(over="ignore"):  # of a subnormal scale
-        inverses = np.minimum(np.float32(1) / scales, np.finfo(np.float32).max)
+    inverses = inverses_of(scales)
     itemsize, element_type = source.itemsize, source.element_type
     if not sharing.is_in_columns:
         layout = sharing.layout
@@ -104,7 +103,7 @@ def quantize(
         return
 
     def quantize_part(first: int, n_rows: int, repeats: int) -> None:
-        wide_inverses, wide_zero_points = (_widened(a, sharing, repeats) for a in (inverses, zero_points))
+        wide_inverses, wide_zero_points = (widened(a, sharing, repeats) for a in (inverses, zero_points))
         width = wide_inverses.size
         stop = first + n_rows * width
         raw = source.raw[first * itemsize : stop * itemsize]
@@ -150,7 +149,7 @@ def dequantize(
         return
 
     def dequantize_part(first: int, n_rows: int, repeats: int) -> None:
-        wide_scales, wide_zero_points = (_widened(a, sharing, repeats) for a in (scales, zero_points))
+        wide_scales, wide_zero_points = (widened(a, sharing, repeats) for a in (scales, zero_points))
         width = wide_scales.size
         stop = first + n_rows * width
         target = out[first * itemsize : stop * itemsize]
@@ -166,6 +165,21 @@ def dequantize(
 
     for part in sharing.column_parts():
         dequantize_part(*part)
+
+
+def coding(
+    sharing: Sharing, scales: NDArray[np.float32], zero_points: NDArray[np.int32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
+    """Inverse scales, scales and zero points of the groups, or of the columns of a row."""
+    inverses = inverses_of(scales)
+    if not sharing.is_in_columns:
+        return inverses, scales, zero_points
+    repeats = sharing.column_parts()[0][2]
+    return (
+        widened(inverses, sharing, repeats),
+        widened(scales, sharing, repeats),
+        widened(zero_points, sharing, repeats),
+    )
 
 
 def refuse_first(source: Floats, name: str) -> NoReturn:
@@ -221,7 +235,14 @@ def _extremes_of_columns(
     return np.minimum.reduce([low for low, _ in found]), np.maximum.reduce([high for _, high in found])
 
 
-def _widened(values: NDArray[Any], sharing: Sharing, repeats: int) -> NDArray[Any]:
+def inverses_of(scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """1 / scale in float32, finite even of a subnormal scale."""
+    with np.errstate(over="ignore"):
+        inverses: NDArray[np.float32] = np.minimum(np.float32(1) / scales, np.finfo(np.float32).max)
+    return inverses
+
+
+def widened(values: NDArray[Any], sharing: Sharing, repeats: int) -> NDArray[Any]:
     """A value for each column of a row."""
     return np.tile(np.repeat(values, sharing.inner), repeats)
 

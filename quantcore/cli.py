@@ -20,9 +20,9 @@ from quantcore.errors import QuantcoreError
 from quantcore.formats import SUPPORTED_TYPES, supported_format
 from quantcore.gguf import dequantize_model, quantize_model
 from quantcore.gguf.sources import is_gguf
-from quantcore.inspection import described, json_value, shown
+from quantcore.inspection import described, shown
 from quantcore.model_report import ModelReport
-from quantcore.tables import bytes_text, printable, table
+from quantcore.tables import bytes_text, json_value, printable, table
 
 PROGRAM = "quantcore"
 CODES = ("nf4", "fp4")

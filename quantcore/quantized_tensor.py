@@ -8,14 +8,16 @@ from numpy.typing import DTypeLike, NDArray
 
 from quantcore import _arrays, affine
 from quantcore._pickles import reduced
+from quantcore.error_sums import ErrorSums
 from quantcore.errors import InvalidTypeError, InvalidValueError
 from quantcore.granularity import (
     QuantGranularity,
     QuantMode,
     QuantParams,
     calibrate_per_channel,
-    calibrate_per_group,
     calibrate_per_tensor,
+    calibrated,
+    check_params,
 )
 from quantcore.tables import brief
 
@@ -64,7 +66,7 @@ def quantize_with_params(
     torch's fake-quantize rounds the same way. `torch.quantize_per_tensor` on x86 (FBGEMM) adds the zero point before it
     rounds, so that about one code in 10**5 beside a tie differs from it by one; with zero point 0 they are equal.
     """
-    params = _checked(params)
+    params = check_params(params)
     source = _arrays.floats(values, "values")
     result = _arrays.output(out, source.shape, params.code_dtype, source.origin)
     if not source.size:
@@ -110,7 +112,7 @@ def dequantize_with_params(
     TypeError
         `codes` has another dtype, `params` is not a QuantParams.
     """
-    params = _checked(params)
+    params = check_params(params)
     array = np.asarray(codes)
     if array.dtype != params.code_dtype or isinstance(codes, np.ma.MaskedArray):
         raise InvalidTypeError(f"codes: expected dtype {params.code_dtype} ({params.mode.value}), got {array.dtype}")
@@ -151,7 +153,7 @@ class QuantizedTensor:
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        params, shape = _checked(self.params), _arrays.shape(self.shape)
+        params, shape = check_params(self.params), _arrays.shape(self.shape)
         data = np.asarray(self.data)
         if data.dtype != params.code_dtype or isinstance(self.data, np.ma.MaskedArray):
             raise InvalidTypeError(f"data: expected dtype {params.code_dtype}, got {data.dtype}")
@@ -165,8 +167,7 @@ class QuantizedTensor:
     @property
     def memory_bytes(self) -> int:
         """Bytes of the codes (two a byte up to 4 bits), the scales, and the zero points if they are used."""
-        codes = (self.data.size + 1) // 2 if self.params.bits <= 4 else self.data.size
-        return codes + 4 * self.params.num_groups * (2 if self.params.is_asymmetric else 1)
+        return affine_bytes(self.data.size, self.params)
 
     @property
     def compression_ratio(self) -> float:
@@ -199,6 +200,12 @@ class QuantizedTensor:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return reduced(self, self.data, self.params, self.shape)
+
+
+def affine_bytes(size: int, params: QuantParams) -> int:
+    """Bytes of so many codes with their scales, and with their zero points if they are used."""
+    codes = (size + 1) // 2 if params.bits <= 4 else size
+    return codes + 4 * params.num_groups * (2 if params.is_asymmetric else 1)
 
 
 def quantize_tensor(
@@ -237,12 +244,7 @@ def quantize_tensor(
     granularity = QuantGranularity.per_tensor() if granularity is None else granularity
     if not isinstance(granularity, QuantGranularity):
         raise InvalidTypeError(f"granularity: expected a QuantGranularity, got {brief(granularity)}")
-    if granularity.group_size is not None:
-        params = calibrate_per_group(values, granularity.group_size, bits, mode, n_threads=n_threads)
-    elif granularity.axis is not None:
-        params = calibrate_per_channel(values, bits, mode, axis=granularity.axis, n_threads=n_threads)
-    else:
-        params = calibrate_per_tensor(values, bits, mode, n_threads=n_threads)
+    params = calibrated(values, granularity, bits, mode, True, n_threads)
     data = quantize_with_params(values, params, n_threads=n_threads)
     _arrays.given_away(data)
     return QuantizedTensor(data, params, data.shape)
@@ -257,30 +259,55 @@ def dequantize_tensor(
     return q.dequantize(dtype=dtype, n_threads=n_threads, out=out)
 
 
-def quantization_mse(original: Any, dequantized: Any) -> float:
+def quantization_mse(original: Any, dequantized: Any, *, n_threads: int | None = None) -> float:
     """The mean squared error, summed in float64.
+
+    Parameters
+    ----------
+    original, dequantized : array_like of the same shape
+        float32, float16, bfloat16 or float64, finite, not empty.
+    n_threads : int, optional
+        Threads to use; None: `get_num_threads()`. The figure does not depend on it.
 
     Raises
     ------
     ValueError
-        The shapes differ, or there is nothing to compare.
+        The shapes differ, there is nothing to compare, or a value is NaN or inf.
+    TypeError
+        One of them is not a float array.
     """
-    x, y = _float64(original, "original"), _float64(dequantized, "dequantized")
-    if x.shape != y.shape:
-        raise InvalidValueError(f"dequantized: expected the shape of original {x.shape}, got {y.shape}")
-    if not x.size:
-        raise InvalidValueError("original: must not be empty")
-    return float(np.mean((x - y) ** 2))
+    sums = ErrorSums()
+    sums.add(original, dequantized, n_threads=n_threads, name="dequantized")
+    return sums.stats().mse
 
 
-def compare_granularities(values: Any, bits: int = 8, axis: int = 0) -> tuple[float, float]:
-    """The mean squared errors of symmetric quantization: (per_tensor_mse, per_channel_mse)."""
-    granularities = (QuantGranularity.per_tensor(), QuantGranularity.per_channel(axis))
-    per_tensor, per_channel = (
-        quantization_mse(values, quantize_tensor(values, granularity, bits=bits).dequantize())
-        for granularity in granularities
-    )
-    return per_tensor, per_channel
+def compare_granularities(
+    values: Any, bits: int = 8, axis: int = 0, *, n_threads: int | None = None
+) -> tuple[float, float]:
+    """The mean squared errors of symmetric quantization: (per_tensor_mse, per_channel_mse).
+
+    Parameters
+    ----------
+    values : array_like
+        float32, float16, bfloat16 or float64, finite, not empty.
+    bits : int, default 8
+        2 to 8.
+    axis : int, default 0
+        Of the channels.
+    n_threads : int, optional
+        Threads to use; None: `get_num_threads()`. The figures do not depend on it.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `calibrate_per_channel`.
+    """
+    per_tensor = ErrorSums()
+    per_tensor.add_affine(values, calibrate_per_tensor(values, bits, n_threads=n_threads), n_threads=n_threads)
+    per_channel = ErrorSums()
+    params = calibrate_per_channel(values, bits, axis=axis, n_threads=n_threads)
+    per_channel.add_affine(values, params, n_threads=n_threads)
+    return per_tensor.stats().mse, per_channel.stats().mse
 
 
 def pack_nibbles(codes: Any, order: str) -> NDArray[np.uint8]:
@@ -355,18 +382,7 @@ def unpack_nibbles(data: Any, size: int, order: str, *, signed: bool = True) -> 
     return (((codes ^ 8) - 8).view(np.int8)) if signed else codes
 
 
-def _float64(values: Any, name: str) -> NDArray[np.float64]:
-    source = _arrays.floats(values, name)
-    return source.values(0, source.size).astype(np.float64).reshape(source.shape)
-
-
 def _is_high_first(order: Any) -> bool:
     if order not in ("high_first", "low_first"):
         raise InvalidValueError(f"order: expected 'high_first' or 'low_first', got {brief(order)}")
     return bool(order == "high_first")
-
-
-def _checked(params: Any) -> QuantParams:
-    if not isinstance(params, QuantParams):
-        raise InvalidTypeError(f"params: expected a QuantParams, got {type(params).__name__}")
-    return params

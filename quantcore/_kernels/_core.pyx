@@ -348,3 +348,4 @@ def dequantize_columns(
 
 
 include "core_statistics.pxi"
+include "core_errors.pxi"
