@@ -26,6 +26,7 @@ FILES = {
 FLOORS = [
     {"__main__", "cli"},
     {
+        "array_files",
         "bitsandbytes_checkpoint",
         "bitsandbytes_jobs",
         "digits",
@@ -51,7 +52,19 @@ FLOORS = [
         "quantized_tensor",
         "statistics",
     },
-    {"_arrays", "_files", "_parallel", "_pickles", "bitsandbytes_layout", "codebooks", "streaming"},
+    {
+        "_arrays",
+        "_files",
+        "_json",
+        "_parallel",
+        "_pickles",
+        "array_slabs",
+        "bitsandbytes_layout",
+        "codebooks",
+        "npy",
+        "npz",
+        "streaming",
+    },
     {"_kernels", "data", "ggml_types", "model_report", "tables"},
     {"errors"},
 ]
