@@ -93,6 +93,29 @@ def open_arrays(path: str | os.PathLike[str]) -> Iterator[tuple[StoredArray, ...
         yield tuple(_of_safetensors(label(path), checkpoint, tensor) for tensor in checkpoint.tensors)
 
 
+def check_array(array: StoredArray, axis: int | None) -> np.dtype[Any]:
+    """Return the dtype of an array that can be calibrated on.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        The array is not one of floats, has no dimension or no element, or has no such axis.
+    """
+    if array.dtype is None:
+        raise InvalidTypeError(
+            f"{array.label}: expected float16, bfloat16, float32 or float64, got {array.dtype_name}; "
+            "--exclude (exclude=) leaves an array out"
+        )
+    shape = array.shape
+    if not shape or 0 in shape:
+        raise InvalidValueError(
+            f"{array.label}: shape {shape} has no values to calibrate on; --exclude (exclude=) leaves an array out"
+        )
+    if axis is not None and not -len(shape) <= axis < len(shape):
+        raise InvalidValueError(f"{array.label}: axis {axis} is out of range for shape {shape}")
+    return array.dtype
+
+
 def stream_slabs(
     array: StoredArray,
     axis: int | None,
@@ -123,24 +146,11 @@ def stream_slabs(
     Raises
     ------
     InvalidTypeError, InvalidValueError
-        The array is not one of floats, has no dimension or no element, or has no such axis.
+        See `check_array`.
     """
-    dtype = array.dtype
-    if dtype is None:
-        raise InvalidTypeError(
-            f"{array.label}: expected float16, bfloat16, float32 or float64, got {array.dtype_name}; "
-            "--exclude (exclude=) leaves an array out"
-        )
-    shape = array.shape
-    n_dims = len(shape)
-    if not array.nbytes or not n_dims:
-        raise InvalidValueError(
-            f"{array.label}: shape {shape} has no values to calibrate on; --exclude (exclude=) leaves an array out"
-        )
-    if axis is not None:
-        if not -n_dims <= axis < n_dims:
-            raise InvalidValueError(f"{array.label}: axis {axis} is out of range for shape {shape}")
-        axis %= n_dims
+    dtype = check_array(array, axis)
+    shape, n_dims = array.shape, len(array.shape)
+    axis = axis % n_dims if axis is not None else None
     if array.is_fortran:
         shape = shape[::-1]
         axis = n_dims - 1 - axis if axis is not None else None

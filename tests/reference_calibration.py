@@ -34,8 +34,8 @@ class Histogram:
 
     def to_dict(self) -> dict[str, object]:
         return {
-            "min": self.minimum,
-            "max": self.maximum,
+            "lowest": self.minimum,
+            "highest": self.maximum,
             "exponent": self.exponent,
             "first": self.first,
             "counts": list(self.counts),
