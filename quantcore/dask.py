@@ -61,24 +61,21 @@ def calibrate(array: Any, calibrator: Calibrator) -> Calibrator:
     start = dask.delayed(empty, traverse=False)
     level = [dask.delayed(_observed)(start, block) for block in array.to_delayed().ravel()]
     while len(level) > 1:
-        level = [dask.delayed(_merged)(level[i : i + _FAN_IN]) for i in range(0, len(level), _FAN_IN)]
-    merged = deepcopy(calibrator)
-    for statistics in dask.compute(*level):
-        merged.merge(statistics)
-    return merged
+        level = [dask.delayed(_merged)(start, level[i : i + _FAN_IN]) for i in range(0, len(level), _FAN_IN)]
+    return _merged(calibrator, dask.compute(*level))
 
 
-def _observed(empty: Calibrator, block: Any) -> Calibrator:
+def _observed(start: Calibrator, block: Any) -> Calibrator:
     """The statistics of a block. One thread: the scheduler has others for the other blocks."""
-    result = deepcopy(empty)
+    result = deepcopy(start)
     if block.size:
         result.observe(block, n_threads=1)
     return result
 
 
-def _merged(parts: Sequence[Calibrator]) -> Calibrator:
+def _merged(start: Calibrator, parts: Sequence[Calibrator]) -> Calibrator:
     """All of them in a new one: what a task was given belongs to the scheduler."""
-    result = deepcopy(parts[0])
-    for part in parts[1:]:
+    result = deepcopy(start)
+    for part in parts:
         result.merge(part)
     return result

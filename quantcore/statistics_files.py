@@ -7,18 +7,15 @@ states are what is read back and merged; the results are there for whoever wants
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import Any
-
-import numpy as np
 
 from quantcore._files import InputFile, OutputFile, label
 from quantcore._json import parsed_json
-from quantcore.calibration import CalibrationResult, Calibrator
+from quantcore.calibration import Calibrator
 from quantcore.errors import FileFormatError, InvalidValueError, QuantcoreError
 from quantcore.tables import brief
 
-__all__ = ["load_statistics", "merge_statistics", "result_dict", "save_statistics"]
+__all__ = ["load_statistics", "merge_statistics", "save_statistics"]
 
 FORMAT = "quantcore.calibration"
 VERSION = 1
@@ -53,7 +50,7 @@ def save_statistics(
     InvalidStateError
         A calibrator has no data.
     """
-    results = {name: result_dict(calibrator.compute()) for name, calibrator in calibrators.items()}
+    results = {name: calibrator.compute().to_dict() for name, calibrator in calibrators.items()}
     with OutputFile(path, force=force, inputs=inputs) as file:
         # Calibrator by calibrator, since the text of all states may be much larger than they are.
         file.write(f'{{"format": {json.dumps(FORMAT)}, "version": {VERSION}, "calibrators": {{'.encode())
@@ -110,15 +107,6 @@ def merge_statistics(paths: Iterable[str | os.PathLike[str]]) -> dict[str, Calib
             except QuantcoreError as error:
                 raise InvalidValueError(f"{label(path)}: {label(name[:80])}: {error}") from None
     return merged
-
-
-def result_dict(result: CalibrationResult) -> dict[str, Any]:
-    """A result for JSON: arrays become lists, the method its name and parameters."""
-    values = {
-        name: value.tolist() if isinstance(value := getattr(result, name), np.ndarray) else value
-        for name in ("scale", "zero_point", "observed_min", "observed_max", "clip_min", "clip_max")
-    }
-    return values | {"method": {name: value for name, value in asdict(result.method).items() if value is not None}}
 
 
 def _restored(state: Any, where: str) -> Calibrator:

@@ -11,7 +11,7 @@ from quantcore.calibration_files import calibrate_files
 from quantcore.cli.arguments import add_common, regex
 from quantcore.cli.terminal import print_json, progress_bar
 from quantcore.errors import InvalidValueError
-from quantcore.statistics_files import merge_statistics, result_dict, save_statistics
+from quantcore.statistics_files import merge_statistics, save_statistics
 from quantcore.tables import table
 
 METHODS = ("min_max", "moving_average", "percentile", "entropy", "mse")
@@ -78,7 +78,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     if options.output is not None:
         save_statistics(options.output, calibrators, force=options.force, inputs=inputs)
     if options.json:
-        print_json({"output": options.output, "results": {name: result_dict(r) for name, r in results.items()}})
+        print_json({"output": options.output, "results": {name: r.to_dict() for name, r in results.items()}})
     else:
         rows = [_row(name, calibrators[name], result) for name, result in results.items()]
         head = ("array", "method", "bits", "scales", "min", "max", "clip min", "clip max", "scale", "zero point")
