@@ -66,15 +66,15 @@ def percentile(state: Histogram, percent: float) -> float:
     rank = math.floor(position)
     lower = _order_statistic(state, rank)
     upper = _order_statistic(state, min(rank + 1, sum(state.counts) - 1))
-    value = lower + (upper - lower) * (position - rank)
-    return min(max(value, state.minimum), state.maximum)
+    return lower + (upper - lower) * (position - rank)
 
 
 def _order_statistic(state: Histogram, rank: int) -> float:
     below = 0
     for i, count in enumerate(state.counts):
         if rank < below + count:
-            return (state.first + i + (rank - below + 0.5) / count) * state.width
+            value = (state.first + i + (rank - below + 0.5) / count) * state.width
+            return min(max(value, state.minimum), state.maximum)
         below += count
     raise AssertionError("no such rank")
 
@@ -100,11 +100,9 @@ def divergences(state: Histogram, bits: int) -> dict[float, float]:
     counts, exponent = coarsened(*magnitudes(state), KL_BINS)
     levels = 2 ** (bits - 1)
     largest = max(abs(state.minimum), abs(state.maximum))
-    if len(counts) < max(KL_FIRST, levels):
-        return {largest: 0.0}
     return {
         min((i - 0.5) * 2.0**exponent, largest): divergence(counts, i, levels)
-        for i in range(max(KL_FIRST, levels), len(counts) + 1)
+        for i in range(min(max(KL_FIRST, levels), len(counts)), len(counts) + 1)
     }
 
 
@@ -118,8 +116,8 @@ def divergence(counts: list[int], i: int, levels: int) -> float:
         occupied = [j for j in bins if counts[j]]
         for j in occupied:
             q[j] = sum(counts[k] for k in bins) / len(occupied)
-    if not any(q):
-        return math.inf
+    if not any(q) or (sum(counts[i:]) and sum(count > 0 for count in counts[:i]) < 2):
+        return math.inf  # nothing left, or all in one bin: P and Q were equal whatever the data
     total_p, total_q = math.fsum(p), math.fsum(q)
     terms = []
     for x, y in zip(p, q, strict=True):

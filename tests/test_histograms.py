@@ -248,7 +248,7 @@ def test_counts_beyond_32_bits(rng):
     assert [sum(channel["counts"]) for channel in channels_of(other)] == [64 * 2**28 + 3] * 2
 
 
-_GOOD = {"lowest": -1.0, "highest": 2.0, "exponent": -10, "first": -1025, "counts": [1] + [0] * 3071 + [2]}
+_GOOD = {"lowest": -1.0, "highest": 2.0, "exponent": -10, "first": -1025, "counts": [1] + [0] * 3072 + [2]}
 
 
 def with_channels(channels: Any) -> dict[str, Any]:
@@ -281,7 +281,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "first out of 32 bits": ({"first": 1 << 40}, "first"),
     "no counts": ({"counts": ...}, "counts"),
     "counts a number": ({"counts": 5}, "counts"),
-    "counts a string": ({"counts": "1" * 3073}, "counts"),
+    "counts a string": ({"counts": "1" * 3074}, "counts"),
     "counts empty": ({"counts": []}, "counts"),
     "a count too few": ({"counts": _GOOD["counts"][:-1]}, "counts"),
     "a count too many": ({"counts": [*_GOOD["counts"], 1]}, "counts"),
@@ -292,7 +292,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "a huge count": ({"counts": [1 << 80, *_GOOD["counts"][1:]]}, "counts"),
     "nothing at the lowest": ({"counts": [0, *_GOOD["counts"][1:]]}, "counts"),
     "nothing at the highest": ({"counts": [*_GOOD["counts"][:-1], 0]}, "counts"),
-    "sums that overflow": ({"counts": [1 << 61, *[1 << 61] * 3071, 1 << 61]}, "counts"),
+    "sums that overflow": ({"counts": [1 << 61, *[1 << 61] * 3072, 1 << 61]}, "counts"),
 }  # fmt: skip
 
 
