@@ -79,35 +79,23 @@ def _order_statistic(state: Histogram, rank: int) -> float:
     raise AssertionError("no such rank")
 
 
-def magnitudes(state: Histogram) -> tuple[list[int], int]:
-    """The histogram of |x| and its exponent."""
+def searched(state: Histogram, bits: int) -> tuple[list[int], float, range]:
+    """What TensorRT's search goes through: the histogram of |x|, the width of its bins, and the numbers of bins."""
     folded = Counter[int]()
     for i, count in enumerate(state.counts, state.first):
         folded[i if i >= 0 else -1 - i] += count
-    return [folded[i] for i in range(max(folded) + 1)], state.exponent
-
-
-def coarsened(counts: list[int], exponent: int, most: int) -> tuple[list[int], int]:
-    """Neighbouring bins put together until there are at most so many."""
-    while len(counts) > most:
-        counts = [sum(counts[i : i + 2]) for i in range(0, len(counts), 2)]
-        exponent += 1
-    return counts, exponent
-
-
-def divergences(state: Histogram, bits: int) -> dict[float, float]:
-    """TensorRT's search: for every threshold, KL(P || Q) of the clipped histogram and its quantized form."""
-    counts, exponent = coarsened(*magnitudes(state), KL_BINS)
-    levels = 2 ** (bits - 1)
-    largest = max(abs(state.minimum), abs(state.maximum))
-    return {
-        min((i - 0.5) * 2.0**exponent, largest): divergence(counts, i, levels)
-        for i in range(min(max(KL_FIRST, levels), len(counts)), len(counts) + 1)
-    }
+    width = state.width
+    while max(folded) >= KL_BINS:  # neighbours are put together
+        pairs = Counter[int]()
+        for i, count in folded.items():
+            pairs[i // 2] += count
+        folded, width = pairs, 2 * width
+    counts = [folded[i] for i in range(max(folded) + 1)]
+    return counts, width, range(min(max(KL_FIRST, 2 ** (bits - 1)), len(counts)), len(counts) + 1)
 
 
 def divergence(counts: list[int], i: int, levels: int) -> float:
-    """KL(P || Q) of the first i bins."""
+    """KL(P || Q) of the histogram clipped to its first i bins and its quantized form."""
     p = [float(count) for count in counts[:i]]
     p[-1] += sum(counts[i:])
     q = [0.0] * i
