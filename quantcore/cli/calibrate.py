@@ -63,7 +63,8 @@ def _calibrate(options: argparse.Namespace) -> int:
     calibrator = None if options.merge else _calibrator(options)
     if options.merge:
         for name in _DATA_FLAGS:
-            if getattr(options, name) not in (None, False, []):
+            value = getattr(options, name)
+            if value is not None and value is not False and value != []:
                 options.error(f"--{name.replace('_', '-')} does not go with --merge")
     if options.output is not None:  # before the work rather than after it
         check_output(options.output, force=options.force, inputs=inputs)
