@@ -4,8 +4,10 @@ Every public function takes its arrays through here; nothing behind it checks ag
 raw bytes and an element type, so that bfloat16 needs no NumPy dtype and float16 no buffer format.
 """
 
+import math
 import operator
 import sys
+from numbers import Real
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -228,6 +230,19 @@ def integer(value: Any, name: str, lowest: int, highest: int | None = None) -> i
     if number < lowest or (highest is not None and number > highest):
         raise InvalidValueError(f"{name}: expected {allowed}, got {brief(number)}")
     return number
+
+
+def number(value: Any, name: str) -> float:
+    """A finite real number; a bool is refused."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+        raise InvalidTypeError(f"{name}: expected a number, got {brief(value)}")
+    try:
+        result = float(value)
+    except OverflowError:  # an integer beyond float64
+        result = math.inf
+    if not math.isfinite(result):
+        raise InvalidValueError(f"{name}: expected a finite number, got {result}")
+    return result
 
 
 def shape(value: Any, name: str = "shape") -> tuple[int, ...]:

@@ -18,11 +18,21 @@ from quantcore.errors import FileFormatError, InvalidValueError, OutputFileError
 from quantcore.tables import printable
 
 _LONGEST_NAME = 255
+_PICKLE_PROTOCOLS = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def label(path: str | os.PathLike[str]) -> str:
     """A path as it goes into a message of one line."""
     return printable(os.fsdecode(path))
+
+
+def is_pickle(head: bytes | bytearray) -> bool:
+    """Whether a file that begins with these 9 bytes is a pickle.
+
+    A safetensors file may begin with the same two: its header's length is 640, say. Then the upper bytes of the length
+    are zero and a brace follows.
+    """
+    return head.startswith(_PICKLE_PROTOCOLS) and not (head[4:8] == bytes(4) and head[8:9] == b"{")
 
 
 class InputFile:

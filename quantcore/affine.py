@@ -176,6 +176,21 @@ def inverses_of(scales: NDArray[np.float32]) -> NDArray[np.float32]:
     return inverses
 
 
+def coding(
+    sharing: Sharing, scales: NDArray[np.float32], zero_points: NDArray[np.int32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
+    """Inverse scales, scales and zero points of the groups, or of the columns of a row."""
+    inverses = inverses_of(scales)
+    if not sharing.is_in_columns:
+        return inverses, scales, zero_points
+    repeats = sharing.column_parts()[0][2]
+    return (
+        widened(inverses, sharing, repeats),
+        widened(scales, sharing, repeats),
+        widened(zero_points, sharing, repeats),
+    )
+
+
 def refuse_first(source: Floats, name: str) -> NoReturn:
     """Find the first element that is not a finite float32, and say so."""
     limit = np.finfo(np.float32).max

@@ -34,6 +34,7 @@ from quantcore.blockwise_records import DoubleQuantized4Bit
 from quantcore.codebooks import check_block_size
 from quantcore.errors import FileFormatError, InvalidTypeError, InvalidValueError, OutputFileError
 from quantcore.model_report import ModelReport, TensorReport
+from quantcore.patterns import compiled
 from quantcore.safetensors import INDEX_NAME, MAX_HEADER_BYTES, Checkpoint, SafetensorsInfo, open_checkpoint
 from quantcore.safetensors_writer import SafetensorsWriter
 from quantcore.streaming import stream
@@ -100,7 +101,7 @@ def quantize_checkpoint(
     if quant_type not in ("nf4", "fp4"):
         raise InvalidValueError(f"quant_type: expected nf4 or fp4, got {quant_type!r}")
     block_size = check_block_size(block_size, "block_size")
-    patterns = [_compiled(pattern) for pattern in exclude]
+    patterns = compiled(exclude, "exclude")
     notices: list[str] = []
     with open_checkpoint(source) as checkpoint:
         jobs: dict[str, Job] = {}
@@ -253,7 +254,7 @@ def _write_shard(
     stream(slabs(), read=read, compute=compute, write=write, buffer_bytes=buffer_bytes, progress=progress)
 
 
-def _is_chosen(tensor: SafetensorsInfo, patterns: list[re.Pattern[str]], notices: list[str]) -> bool:
+def _is_chosen(tensor: SafetensorsInfo, patterns: tuple[re.Pattern[str], ...], notices: list[str]) -> bool:
     if tensor.dtype not in ELEMENT_TYPES or len(tensor.shape) != 2 or not tensor.name.endswith(".weight"):
         return False
     if not tensor.nbytes or any(pattern.search(tensor.name) for pattern in patterns):
@@ -360,12 +361,3 @@ def _made_folder(folder: Path) -> Iterator[None]:
             for path in made:
                 path.rmdir()
         raise
-
-
-def _compiled(pattern: Any) -> re.Pattern[str]:
-    if not isinstance(pattern, str):
-        raise InvalidTypeError(f"exclude: expected a regular expression as a string, got {pattern!r}")
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise InvalidValueError(f"exclude: {pattern!r} is not a regular expression ({error})") from None

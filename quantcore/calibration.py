@@ -310,7 +310,7 @@ class Calibrator:
             raise InvalidTypeError(f"mapping: expected a mapping, got {brief(mapping)}")
         if mapping.get("format") != _FORMAT:
             raise InvalidValueError(f"format: expected {_FORMAT!r}, got {brief(mapping.get('format'))}")
-        if mapping.get("version") != _VERSION or isinstance(mapping["version"], bool):
+        if type(mapping.get("version")) is not int or mapping["version"] != _VERSION:
             raise InvalidValueError(f"version: {brief(mapping.get('version'))} is unknown; known: {_VERSION}")
         method = mapping.get("method")
         if not isinstance(method, Mapping) or not set(method) <= {"name", "averaging_constant", "lower", "upper"}:
@@ -326,8 +326,8 @@ class Calibrator:
         return calibrator
 
     def _restore(self, mapping: Mapping[str, Any]) -> None:
-        num_batches = _arrays.integer(mapping.get("num_batches"), "num_batches", 0)
-        n_channels = _arrays.integer(mapping.get("num_channels"), "num_channels", 0)
+        num_batches = _arrays.integer(mapping.get("num_batches"), "num_batches", 0, 1 << 62)
+        n_channels = _arrays.integer(mapping.get("num_channels"), "num_channels", 0, 1 << 62)
         state = mapping.get("state")
         if (state is None) != (num_batches == 0) or (state is None) != (n_channels == 0):
             raise InvalidValueError(

@@ -1,8 +1,6 @@
 """How a range was looked for and what was found: the records of `calibration.py`."""
 
 from dataclasses import dataclass
-from math import isfinite
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -50,7 +48,7 @@ class CalibrationMethod:
             if (value is not None) != (self.name == owner):
                 raise InvalidValueError(f"{field}: goes with {owner} and no other method, got {brief(value)}")
             if value is not None:
-                object.__setattr__(self, field, _number(value, field))
+                object.__setattr__(self, field, _arrays.number(value, field))
         if self.averaging_constant is not None and not 0 < self.averaging_constant <= 1:
             raise InvalidValueError(f"averaging_constant: expected a number in (0, 1], got {self.averaging_constant}")
         if self.lower is not None and self.upper is not None and not 0 <= self.lower < self.upper <= 100:
@@ -126,11 +124,3 @@ def flag(value: Any, name: str) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise InvalidTypeError(f"{name}: expected True or False, got {brief(value)}")
     return bool(value)
-
-
-def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
-        raise InvalidTypeError(f"{name}: expected a number, got {brief(value)}")
-    if not isfinite(number := float(value)):
-        raise InvalidValueError(f"{name}: expected a finite number, got {number}")
-    return number

@@ -227,7 +227,7 @@ def calibrate_per_tensor(
     torch's MinMaxObserver, but for its smallest scale (eps): here a range or a scale below the smallest normal float
     gives scale 1 and zero point 0.
     """
-    return _calibrated(values, QuantGranularity.per_tensor(), bits, mode, narrow_range, n_threads)
+    return calibrated(values, QuantGranularity.per_tensor(), bits, mode, narrow_range, n_threads)
 
 
 def calibrate_per_channel(
@@ -257,7 +257,7 @@ def calibrate_per_channel(
     ValueError, TypeError
         As `calibrate_per_tensor`; `axis` is out of range.
     """
-    return _calibrated(values, QuantGranularity.per_channel(axis), bits, mode, narrow_range, n_threads)
+    return calibrated(values, QuantGranularity.per_channel(axis), bits, mode, narrow_range, n_threads)
 
 
 def calibrate_per_group(
@@ -289,7 +289,7 @@ def calibrate_per_group(
         As `calibrate_per_tensor`; `group_size` is below 1.
     """
     granularity = QuantGranularity.per_group(_arrays.integer(group_size, "group_size", 1))
-    return _calibrated(values, granularity, bits, mode, narrow_range, n_threads)
+    return calibrated(values, granularity, bits, mode, narrow_range, n_threads)
 
 
 def params_from_extremes(
@@ -379,9 +379,10 @@ def check_granularity(granularity: Any) -> QuantGranularity:
     return granularity
 
 
-def _calibrated(
+def calibrated(
     values: Any, granularity: QuantGranularity, bits: int, mode: QuantMode, narrow_range: bool, n_threads: int | None
 ) -> QuantParams:
+    """Parameters from the extremes of each part that shares a scale."""
     bits, mode = check_bits(bits), check_mode(mode)
     source = _arrays.floats(values, "values")
     if not source.size:

@@ -1,6 +1,5 @@
 """What is in a model file, as a dictionary for JSON and as text for people."""
 
-import math
 import os
 from typing import Any
 
@@ -64,17 +63,6 @@ def shown(description: dict[str, Any]) -> str:
 def _shortened(value: Any, type_id: int) -> Any:
     if type_id == ValueType.ARRAY and len(value) > _MOST_ITEMS:
         return {"length": len(value), "first": value[:_MOST_ITEMS]}
-    return value
-
-
-def json_value(value: Any) -> Any:
-    """A value that JSON can hold: inf and NaN, for which it has no numbers, become their names."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: json_value(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [json_value(item) for item in value]
     return value
 
 

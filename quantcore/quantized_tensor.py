@@ -8,14 +8,15 @@ from numpy.typing import DTypeLike, NDArray
 
 from quantcore import _arrays, affine
 from quantcore._pickles import reduced
+from quantcore.error_sums import ErrorSums
 from quantcore.errors import InvalidTypeError, InvalidValueError
 from quantcore.granularity import (
     QuantGranularity,
     QuantMode,
     QuantParams,
     calibrate_per_channel,
-    calibrate_per_group,
     calibrate_per_tensor,
+    calibrated,
     check_granularity,
     check_params,
 )
@@ -167,8 +168,7 @@ class QuantizedTensor:
     @property
     def memory_bytes(self) -> int:
         """Bytes of the codes (two a byte up to 4 bits), the scales, and the zero points if they are used."""
-        codes = (self.data.size + 1) // 2 if self.params.bits <= 4 else self.data.size
-        return codes + 4 * self.params.num_groups * (2 if self.params.is_asymmetric else 1)
+        return affine_bytes(self.data.size, self.params)
 
     @property
     def compression_ratio(self) -> float:
@@ -201,6 +201,12 @@ class QuantizedTensor:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return reduced(self, self.data, self.params, self.shape)
+
+
+def affine_bytes(size: int, params: QuantParams) -> int:
+    """Bytes of so many codes with their scales, and with their zero points if they are used."""
+    codes = (size + 1) // 2 if params.bits <= 4 else size
+    return codes + 4 * params.num_groups * (2 if params.is_asymmetric else 1)
 
 
 def quantize_tensor(
@@ -236,13 +242,7 @@ def quantize_tensor(
     >>> quantize_tensor(np.linspace(-1, 1, 256, dtype=np.float32).reshape(4, 64), QuantGranularity.per_channel())
     QuantizedTensor(shape=(4, 64), bits=8, symmetric, per_channel, num_groups=4, memory_bytes=272)
     """
-    granularity = check_granularity(granularity)
-    if granularity.group_size is not None:
-        params = calibrate_per_group(values, granularity.group_size, bits, mode, n_threads=n_threads)
-    elif granularity.axis is not None:
-        params = calibrate_per_channel(values, bits, mode, axis=granularity.axis, n_threads=n_threads)
-    else:
-        params = calibrate_per_tensor(values, bits, mode, n_threads=n_threads)
+    params = calibrated(values, check_granularity(granularity), bits, mode, True, n_threads)
     data = quantize_with_params(values, params, n_threads=n_threads)
     _arrays.given_away(data)
     return QuantizedTensor(data, params, data.shape)
@@ -257,30 +257,55 @@ def dequantize_tensor(
     return q.dequantize(dtype=dtype, n_threads=n_threads, out=out)
 
 
-def quantization_mse(original: Any, dequantized: Any) -> float:
+def quantization_mse(original: Any, dequantized: Any, *, n_threads: int | None = None) -> float:
     """The mean squared error, summed in float64.
+
+    Parameters
+    ----------
+    original, dequantized : array_like of the same shape
+        float32, float16, bfloat16 or float64, finite, not empty.
+    n_threads : int, optional
+        Threads to use; None: `get_num_threads()`. The figure does not depend on it.
 
     Raises
     ------
     ValueError
-        The shapes differ, or there is nothing to compare.
+        The shapes differ, there is nothing to compare, or a value is NaN or inf.
+    TypeError
+        One of them is not a float array.
     """
-    x, y = _float64(original, "original"), _float64(dequantized, "dequantized")
-    if x.shape != y.shape:
-        raise InvalidValueError(f"dequantized: expected the shape of original {x.shape}, got {y.shape}")
-    if not x.size:
-        raise InvalidValueError("original: must not be empty")
-    return float(np.mean((x - y) ** 2))
+    sums = ErrorSums()
+    sums.add(original, dequantized, n_threads=n_threads, name="dequantized")
+    return sums.stats().mse
 
 
-def compare_granularities(values: Any, bits: int = 8, axis: int = 0) -> tuple[float, float]:
-    """The mean squared errors of symmetric quantization: (per_tensor_mse, per_channel_mse)."""
-    granularities = (QuantGranularity.per_tensor(), QuantGranularity.per_channel(axis))
-    per_tensor, per_channel = (
-        quantization_mse(values, quantize_tensor(values, granularity, bits=bits).dequantize())
-        for granularity in granularities
-    )
-    return per_tensor, per_channel
+def compare_granularities(
+    values: Any, bits: int = 8, axis: int = 0, *, n_threads: int | None = None
+) -> tuple[float, float]:
+    """The mean squared errors of symmetric quantization: (per_tensor_mse, per_channel_mse).
+
+    Parameters
+    ----------
+    values : array_like
+        float32, float16, bfloat16 or float64, finite, not empty.
+    bits : int, default 8
+        2 to 8.
+    axis : int, default 0
+        Of the channels.
+    n_threads : int, optional
+        Threads to use; None: `get_num_threads()`. The figures do not depend on it.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `calibrate_per_channel`.
+    """
+    per_tensor = ErrorSums()
+    per_tensor.add_affine(values, calibrate_per_tensor(values, bits, n_threads=n_threads), n_threads=n_threads)
+    per_channel = ErrorSums()
+    params = calibrate_per_channel(values, bits, axis=axis, n_threads=n_threads)
+    per_channel.add_affine(values, params, n_threads=n_threads)
+    return per_tensor.stats().mse, per_channel.stats().mse
 
 
 def pack_nibbles(codes: Any, order: str) -> NDArray[np.uint8]:
@@ -353,11 +378,6 @@ def unpack_nibbles(data: Any, size: int, order: str, *, signed: bool = True) -> 
     nibbles[:, second] = packed & 15
     codes = nibbles.reshape(-1)[:size]
     return (((codes ^ 8) - 8).view(np.int8)) if signed else codes
-
-
-def _float64(values: Any, name: str) -> NDArray[np.float64]:
-    source = _arrays.floats(values, name)
-    return source.values(0, source.size).astype(np.float64).reshape(source.shape)
 
 
 def _is_high_first(order: Any) -> bool:

@@ -5,7 +5,6 @@ maps the file (a file that shrinks while mapped kills the process) and needs fur
 Source: the format's description in the safetensors README.
 """
 
-import json
 import os
 import struct
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from quantcore._files import InputFile, label
+from quantcore._json import parsed_json
 from quantcore.errors import FileFormatError
 
 MAX_HEADER_BYTES = 100_000_000
@@ -106,7 +106,7 @@ class SafetensorsReader:
                 "header length", f"{length} bytes; the file has {size - 8} more, the limit is {MAX_HEADER_BYTES}"
             )
         data_start = 8 + length
-        header = _parsed_json(self._file.read(8, length), self._file.label, "header")
+        header = parsed_json(self._file.read(8, length), self._file.label, "header")
         self.metadata = self._metadata(header.pop("__metadata__", {}))
         tensors = [self._tensor(name, entry, data_start) for name, entry in header.items()]
         tensors.sort(key=lambda t: (t.offset, t.nbytes))
@@ -260,7 +260,7 @@ def _weight_map(path: Path) -> dict[str, str]:
     with InputFile(path) as file:
         if file.size > MAX_HEADER_BYTES:
             raise FileFormatError(f"{file.label}: {file.size} bytes, the limit of an index is {MAX_HEADER_BYTES}")
-        index = _parsed_json(file.read(0, file.size), file.label, "index")
+        index = parsed_json(file.read(0, file.size), file.label, "index")
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise FileFormatError(f"{label(path)}: weight_map: must map tensor names to file names")
@@ -284,26 +284,6 @@ def _is_hub_snapshot(file: Path, folder: Path) -> bool:
     return (
         resolved_folder.parent.name == "snapshots" and file.resolve().parent == resolved_folder.parent.parent / "blobs"
     )
-
-
-def _parsed_json(data: bytearray, path: str, field: str) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            raise ValueError("duplicate keys")
-        return result
-
-    def refuse_constant(name: str) -> NoReturn:
-        raise ValueError(f"{name} is not JSON")
-
-    try:
-        parsed = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse_constant)
-    except (ValueError, RecursionError) as error:
-        problem = " ".join(str(error).split())[:120]
-        raise FileFormatError(f"{path}: {field}: not valid JSON ({problem})") from None
-    if not isinstance(parsed, dict):
-        raise FileFormatError(f"{path}: {field}: must be a JSON object")
-    return parsed
 
 
 def _product(shape: list[int]) -> int:

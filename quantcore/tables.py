@@ -1,6 +1,8 @@
-"""Plain text: tables and sizes as the command line prints them."""
+"""Text for people and for JSON: tables, sizes and values as the command line prints them."""
 
+import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> str:
@@ -38,3 +40,14 @@ def bytes_text(count: int) -> str:
             return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
+
+
+def json_value(value: Any) -> Any:
+    """A value that JSON can hold: inf and NaN, for which it has no numbers, become their names."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: json_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_value(item) for item in value]
+    return value

@@ -43,7 +43,7 @@ from tests.test_large import write_sparse_gguf
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 ENVIRONMENT |= {"PYTHONPATH": str(Path(quantcore.__file__).parents[1]), "PYTHONIOENCODING": "utf-8"}
 PROGRAM = [sys.executable, "-P", "-m", "quantcore"]
-COMMANDS = ("quantize", "dequantize", "inspect", "demo")
+COMMANDS = ("quantize", "dequantize", "calibrate", "inspect", "demo")
 ALL_FLAGS = (
     "--pure", "--tensor-type", "--output-tensor-type", "--token-embedding-type", "--leave-output-tensor",
     "--allow-requantize", "--arch", "--dry-run", "-j", "--threads", "--force", "--json", "--no-progress",
@@ -136,7 +136,9 @@ def test_quantize_does_what_quantize_model_does(flags, options, call, model, out
 
 def test_threads_reach_the_library(call, model, out, monkeypatch):
     seen = []
-    monkeypatch.setattr("quantcore.cli.quantize_model", lambda *_, n_threads, **__: seen.append(n_threads) or 1 / 0)
+    monkeypatch.setattr(
+        "quantcore.cli.convert.quantize_model", lambda *_, n_threads, **__: seen.append(n_threads) or 1 / 0
+    )
     for flags in ([], ["-j", "7"]):
         with pytest.raises(ZeroDivisionError):
             call("quantize", model, out, "Q8_0", *flags)
@@ -564,7 +566,7 @@ def test_out_of_memory_is_one_line_and_1(error, line, call, model, out, monkeypa
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("quantcore.cli.quantize_model", fail)
+    monkeypatch.setattr("quantcore.cli.convert.quantize_model", fail)
     assert call("quantize", model, out, "Q8_0") == (1, "", f"quantcore: error: {line}\n")
 
 

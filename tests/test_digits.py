@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import quantcore
-from quantcore import GGUFQuantType, dequantize, quantize
+from quantcore import GGUFQuantType, dequantize, dequantize_4bit, quantize, quantize_4bit
 from quantcore.analysis import sqnr_db
 from quantcore.digits import (
     FormatEvaluation,
@@ -120,6 +120,38 @@ def test_files_are_left_in_the_folder(results, tmp_path):
         expected = quantize(weights[tensor.name], "Q4_0") if tensor.name in MATRICES else weights[tensor.name]
         assert np.array_equal(tensor.data, expected)
     assert {tensor.name for tensor in reader.tensors} == set(SHAPES)
+
+
+@pytest.fixture(scope="module")
+def four_bits() -> dict[str, FormatEvaluation]:
+    return {result.format: result for result in evaluate_formats(["NF4", "fp4", "NF4-double", "FP4-DOUBLE"])}
+
+
+def test_four_bit_formats_are_evaluated(four_bits):
+    assert tuple(four_bits) == ("NF4", "FP4", "NF4-double", "FP4-double")
+    assert [r.bits_per_weight for r in four_bits.values()] == pytest.approx([4.5, 4.5, 4.7, 4.7], abs=0.1)
+    assert [r.sqnr_db for r in four_bits.values()] == pytest.approx([20.2, 17.2, 20.2, 17.2], abs=0.1)
+    reference = top1_accuracy(digits_weights())
+    assert all(r.top1_accuracy >= reference - 0.02 for r in four_bits.values())
+
+
+@pytest.mark.parametrize("name", ["NF4", "FP4"])
+def test_four_bit_figures_are_those_of_quantize_4bit(name, four_bits):
+    weights = digits_weights()
+    restored = weights | {
+        key: dequantize_4bit(quantize_4bit(weights[key], quant_type=name.lower())) for key in MATRICES
+    }
+    result = four_bits[name]
+    assert result.top1_accuracy == top1_accuracy(restored)
+    assert result.layer_sqnr_db == {key: sqnr_db(weights[key], restored[key]) for key in MATRICES}
+
+
+def test_four_bit_files_are_left_in_the_folder(four_bits, tmp_path):
+    assert evaluate_formats(["nf4-double", "Q8_0"], folder=tmp_path)[0] == four_bits["NF4-double"]
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert set(sizes) == {"digits-NF4-double.safetensors", "digits-Q8_0.gguf"}
+    assert sizes["digits-NF4-double.safetensors"] == four_bits["NF4-double"].file_bytes
+    assert "fc1.weight.nested_absmax" in load_file(tmp_path / "digits-NF4-double.safetensors")
 
 
 @pytest.mark.parametrize("qtype", ["Q9", 99, "Q4_K", None])

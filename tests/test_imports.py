@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import importlib
+import importlib.util
 import inspect
 import os
 import re
@@ -22,17 +23,26 @@ FILES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 
+# Modules that few need, and the package that each may import at its top. Nothing else imports them.
+OPTIONAL = {"quantcore.dask": {"dask"}}
+
 # A module may import from its own floor and from those below it. A new module is given its place here.
 FLOORS = [
-    {"__main__", "cli"},
+    {"__main__", "cli", "dask"},
     {
+        "array_files",
+        "benchmark_records",
+        "benchmarks",
         "bitsandbytes_checkpoint",
         "bitsandbytes_jobs",
+        "calibration_files",
+        "degradation",
         "digits",
         "gguf",
         "inspection",
         "safetensors",
         "safetensors_writer",
+        "statistics_files",
     },
     {
         "affine",
@@ -44,19 +54,44 @@ FLOORS = [
         "calibration",
         "calibration_records",
         "clipping",
+        "costs",
+        "error_records",
+        "error_sums",
         "fake_quant",
         "fake_quant_config",
         "fake_quantizer",
         "formats",
+        "generators",
         "granularity",
         "histograms",
         "lsq",
         "percentiles",
         "quantized_tensor",
+        "sensitivity",
         "statistics",
+        "suggestions",
     },
-    {"_arrays", "_files", "_parallel", "_pickles", "bitsandbytes_layout", "codebooks", "streaming"},
-    {"_kernels", "data", "ggml_types", "model_report", "tables"},
+    {
+        "_arrays",
+        "_files",
+        "_json",
+        "_parallel",
+        "_pickles",
+        "array_slabs",
+        "bitsandbytes_layout",
+        "codebooks",
+        "npy",
+        "npz",
+        "patterns",
+        "streaming",
+    },
+    {
+        "_kernels",
+        "data",
+        "ggml_types",
+        "model_report",
+        "tables",
+    },
     {"errors"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -116,7 +151,14 @@ def test_kernels_import_nothing_of_ours():
 @pytest.mark.parametrize("module", FILES)
 def test_nothing_but_numpy_is_needed_to_import(module):
     needed = {name.split(".")[0] for name in imports(module, at_import_only=True)}
-    assert needed - sys.stdlib_module_names <= {"numpy", "quantcore"}
+    assert needed - sys.stdlib_module_names <= {"numpy", "quantcore"} | OPTIONAL.get(module, set())
+
+
+@pytest.mark.parametrize("module", OPTIONAL)
+def test_optional_modules_are_needed_by_nothing(module):
+    assert OPTIONAL[module] <= {name.split(".")[0] for name in imports(module, at_import_only=True)}
+    for other in FILES:
+        assert module not in own_imports(other) or other.startswith(f"{module}."), f"{other} imports {module}"
 
 
 def test_import_is_light():
@@ -125,15 +167,21 @@ def test_import_is_light():
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     modules = set(child.stdout.split())
     assert "quantcore" in modules
-    assert modules & {"gguf", "ml_dtypes", "safetensors", "torch", "tqdm"} == set()
+    assert modules & {"dask", "gguf", "ml_dtypes", "safetensors", "torch", "tqdm"} == set()
 
 
 # Public names
 
 
+def is_importable(module: str) -> bool:
+    """Whether what an optional module needs is installed."""
+    return all(importlib.util.find_spec(package) for package in OPTIONAL.get(module, ()))
+
+
 def public_modules() -> list[ModuleType]:
     """The modules that say which of their names are public; `_kernels` is not for users."""
-    modules = [importlib.import_module(name) for name in FILES if not name.startswith("quantcore.__main__")]
+    names = [name for name in FILES if not name.startswith("quantcore.__main__") and is_importable(name)]
+    modules = [importlib.import_module(name) for name in names]
     return [module for module in modules if hasattr(module, "__all__") and module.__name__ != "quantcore._kernels"]
 
 

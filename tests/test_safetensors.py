@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 import random
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
+from quantcore.errors import FileFormatError
+from quantcore.gguf.sources import is_gguf
 from quantcore.safetensors import ITEM_BITS, Checkpoint, SafetensorsReader, open_checkpoint
 from tests.hostile_safetensors import build_safetensors, entry
 
@@ -127,6 +130,20 @@ def test_any_part_of_a_tensor_can_be_read(tmp_path):
                 buffer = bytearray(stop - start)
                 source.read_into(tensor, start, buffer)
                 assert buffer == arrays[tensor.name].tobytes()[start:stop]
+
+
+@pytest.mark.parametrize("length", [640, 0x0380, 0x0480, 0x0580, 0x010280])
+def test_header_whose_length_looks_like_a_pickle(length, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(build_safetensors(json.dumps({"a": entry()}).encode().ljust(length), bytes(8)))
+    assert path.read_bytes()[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+    assert not is_gguf(path)
+    with SafetensorsReader(path) as reader:
+        assert data_of(reader) == by_library(path)
+    for protocol in (2, 3, 4, 5):
+        path.write_bytes(pickle.dumps([1.0, "a" * 24], protocol=protocol))
+        with pytest.raises(FileFormatError, match="pickle"):
+            is_gguf(path)
 
 
 # Folders of shards

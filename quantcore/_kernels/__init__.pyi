@@ -182,3 +182,29 @@ def fake_quantize_columns(
     chunks: Chunks,
     most: int,
 ) -> None: ...
+def error_chunk() -> int: ...
+def errors_of_pairs(
+    x: NDArray[np.uint8],
+    x_dtype: int,
+    y: NDArray[np.uint8],
+    y_dtype: int,
+    threshold: float,
+    sums: NDArray[np.float64],
+    chunks: Chunks,
+    most: int,
+) -> None: ...
+def errors_of_affine(
+    values: NDArray[np.uint8],
+    dtype: int,
+    layout: _Layout,
+    is_in_columns: bool,
+    inverses: NDArray[np.float32],
+    scales: NDArray[np.float32],
+    zero_points: NDArray[np.int32],
+    qmin: int,
+    qmax: int,
+    threshold: float,
+    sums: NDArray[np.float64],
+    chunks: Chunks,
+    most: int,
+) -> None: ...

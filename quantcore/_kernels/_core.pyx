@@ -349,3 +349,4 @@ def dequantize_columns(
 
 include "core_fake_quant.pxi"
 include "core_statistics.pxi"
+include "core_errors.pxi"

@@ -38,31 +38,32 @@ cdef inline void extremes_of_row(const float* x, int64_t n, int32_t* lowest, int
         highest[j] = max(highest[j], key)
 
 
+cdef inline float steps_of(float x, float inverse, float low, float high) noexcept nogil:
+    """The code less the zero point; `low`, `high`: qmin and qmax less the zero point. NaN becomes `low`."""
+    cdef float v = x * inverse
+    v = v if v > low else low
+    v = v if v < high else high
+    return rintf(v)
+
+
 cdef inline uint32_t quantize_run(
     const float* x, int64_t n, float inverse, int32_t zero_point, float low, float high, uint8_t* out
 ) noexcept nogil:
-    """Codes of n elements; `low`, `high`: qmin and qmax less the zero point. Returns the largest magnitude's bits."""
+    """Codes of n elements (`low`, `high` as for steps_of). Returns the largest magnitude's bits."""
     cdef int32_t code[STAGE]
     cdef int64_t start = 0, j
     cdef uint32_t largest = 0
-    cdef float v
     while start + STAGE <= n:
         for j in range(STAGE):
             largest = max(largest, bits_of(x[start + j]) & MAGNITUDE)
         for j in range(STAGE):
-            v = x[start + j] * inverse
-            v = v if v > low else low
-            v = v if v < high else high
-            code[j] = <int32_t> rintf(v) + zero_point
+            code[j] = <int32_t> steps_of(x[start + j], inverse, low, high) + zero_point
         for j in range(STAGE):
             out[start + j] = <uint8_t> code[j]
         start += STAGE
     for j in range(start, n):
         largest = max(largest, bits_of(x[j]) & MAGNITUDE)
-        v = x[j] * inverse
-        v = v if v > low else low
-        v = v if v < high else high
-        out[j] = <uint8_t> (<int32_t> rintf(v) + zero_point)
+        out[j] = <uint8_t> (<int32_t> steps_of(x[j], inverse, low, high) + zero_point)
     return largest
 
 
@@ -73,7 +74,7 @@ cdef inline uint32_t quantize_row(
     cdef int32_t code[STAGE]
     cdef int64_t start = 0, count, j
     cdef uint32_t largest = 0
-    cdef float v, low, high
+    cdef float low, high
     while start < n:
         count = min(<int64_t> STAGE, n - start)
         for j in range(count):
@@ -81,10 +82,7 @@ cdef inline uint32_t quantize_row(
         for j in range(count):
             low = <float> (qmin - zero_point[start + j])
             high = <float> (qmax - zero_point[start + j])
-            v = x[start + j] * inverse[start + j]
-            v = v if v > low else low
-            v = v if v < high else high
-            code[j] = <int32_t> rintf(v) + zero_point[start + j]
+            code[j] = <int32_t> steps_of(x[start + j], inverse[start + j], low, high) + zero_point[start + j]
         for j in range(count):
             out[start + j] = <uint8_t> code[j]
         start += count
@@ -113,3 +111,24 @@ cdef inline void dequantize_row(
     else:
         for j in range(n):
             y[j] = <float> (<int32_t> codes[j] - zero_point[j]) * scale[j]
+
+
+cdef inline void round_trip_run(
+    const float* x, int64_t n, float inverse, float scale, float low, float high, float* y
+) noexcept nogil:
+    """The values of n elements' codes: quantize_run and dequantize_run without the codes between."""
+    cdef int64_t j
+    for j in range(n):
+        y[j] = steps_of(x[j], inverse, low, high) * scale
+
+
+cdef inline void round_trip_row(
+    const float* x, int64_t n, const float* inverse, const float* scale, const int32_t* zero_point, int32_t qmin,
+    int32_t qmax, float* y,
+) noexcept nogil:
+    """As round_trip_run, with a scale for each column."""
+    cdef int64_t j
+    for j in range(n):
+        y[j] = steps_of(
+            x[j], inverse[j], <float> (qmin - zero_point[j]), <float> (qmax - zero_point[j])
+        ) * scale[j]

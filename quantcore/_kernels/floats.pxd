@@ -38,6 +38,17 @@ cdef inline void load_tile(const uint8_t* values, int dtype, int64_t n, float* x
             x[j] = <float> wide[j]
 
 
+cdef inline void widen_tile(const uint8_t* values, int dtype, int64_t n, float* staged, double* x) noexcept nogil:
+    """n values of a type other than float64 into x, by way of `staged` if they are not float32."""
+    cdef int64_t j
+    cdef const float* narrow = <const float*> values
+    if dtype != FLOAT32:
+        load_tile(values, dtype, n, staged)
+        narrow = staged
+    for j in range(n):
+        x[j] = narrow[j]
+
+
 cdef inline void store_tile(const float* y, int64_t n, int dtype, uint8_t* values) noexcept nogil:
     """n float32 to float16 or bfloat16, rounded to nearest even."""
     cdef int64_t j

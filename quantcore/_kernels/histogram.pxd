@@ -102,7 +102,8 @@ cdef inline void add_counts(
     const Grid* source, const uint64_t* counts, const Grid* target, Count* sums
 ) noexcept nogil:
     """Add counts (only those of slots in use are read) to those of a grid that has the source's values in its range."""
-    cdef int32_t shift = target.exponent - source.exponent, offset = source.first - target.first, i
+    # An index has less than 32 bits, so 31 shifts are as good as any more, which C leaves undefined.
+    cdef int32_t shift = min(31, target.exponent - source.exponent), offset = source.first - target.first, i
     if is_empty(source):
         return
     if shift:

@@ -10,6 +10,7 @@ include "affine.pxi"
 include "histogram.pxi"
 include "selection.pxi"
 include "fake_quant.pxi"
+include "errors.pxi"
 
 cdef KernelTable TABLE
 
@@ -43,5 +44,7 @@ TABLE.count_channels = count_channels
 TABLE.count_halves = count_halves
 TABLE.fake_quant_groups = fake_quant_groups
 TABLE.fake_quant_columns = fake_quant_columns
+TABLE.pairs_errors = pairs_errors
+TABLE.affine_errors = affine_errors
 
 table = PyCapsule_New(&TABLE, "quantcore._kernels.table", NULL)

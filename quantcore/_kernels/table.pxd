@@ -116,6 +116,29 @@ ctypedef int64_t (*FakeQuantColumns)(
     const FakeQuantJob* job, int64_t width, int64_t first_row, int64_t n_rows
 ) noexcept nogil
 
+# Error sums (errors.pxd): chunks of ERROR_CHUNK elements have a row of N_SUMS sums each. Affine codes are those of the
+# groups of `layout`, or of columns if `width` is not 0.
+cdef enum:
+    ERROR_CHUNK = 1 << 16
+
+ctypedef struct AffineCoding:
+    GroupLayout layout
+    int64_t width
+    int64_t n_scales
+    const float* inverses
+    const float* scales
+    const int32_t* zero_points
+    int32_t qmin
+    int32_t qmax
+
+ctypedef void (*PairsErrors)(
+    const uint8_t* x, int x_dtype, const uint8_t* y, int y_dtype, int64_t n, double threshold, double* sums,
+) noexcept nogil
+ctypedef int64_t (*AffineErrors)(
+    const uint8_t* values, int dtype, int64_t first, int64_t n, const AffineCoding* coding, double threshold,
+    double* sums,
+) noexcept nogil
+
 ctypedef struct KernelTable:
     BlockKernels formats[N_FORMATS]
     NibblesQuantize nibbles_quantize
@@ -132,3 +155,5 @@ ctypedef struct KernelTable:
     CountHalves count_halves
     FakeQuantGroups fake_quant_groups
     FakeQuantColumns fake_quant_columns
+    PairsErrors pairs_errors
+    AffineErrors affine_errors

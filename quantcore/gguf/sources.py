@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, Self
 
-from quantcore._files import InputFile, label
+from quantcore._files import InputFile, is_pickle, label
 from quantcore.errors import FileFormatError
 from quantcore.ggml_types import GGML_TYPES, GGMLType
 from quantcore.gguf.layout import (
@@ -24,7 +24,7 @@ from quantcore.safetensors import Checkpoint, open_checkpoint
 
 _TYPES_BY_NAME = {t.name: t for t in GGML_TYPES.values()}
 _REPLACED_KEYS = {QUANTIZATION_VERSION_KEY, FILE_TYPE_KEY, "split.no", "split.count", "split.tensors.count"}
-_PICKLE_OR_ZIP = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
+_ZIP = b"PK\x03\x04"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +118,10 @@ def is_gguf(path: str | os.PathLike[str]) -> bool:
     if Path(os.fsdecode(path)).is_dir():
         return False
     with InputFile(path) as file:
-        head = file.read(0, min(4, file.size))
-    if head.startswith(_PICKLE_OR_ZIP):
+        head = file.read(0, min(9, file.size))
+    if head.startswith(_ZIP) or is_pickle(head):
         raise FileFormatError(f"{label(path)}: pickle and zip files (PyTorch) are never opened; use safetensors")
-    return head == MAGIC or os.fsdecode(path).endswith(".gguf")
+    return head.startswith(MAGIC) or os.fsdecode(path).endswith(".gguf")
 
 
 def _of_gguf(reader: GGUFReader, tensor: Any) -> SourceTensor:

@@ -1,0 +1,121 @@
+# errors.pxi: the error sums of an array and its reconstruction, and of an array and what its affine codes give, which
+# exists one tile at a time: run by run if runs share a scale, row by row if each column has its own. Each chunk of
+# ERROR_CHUNK elements has a row of sums.
+from quantcore._kernels.affine cimport round_trip_row, round_trip_run
+from quantcore._kernels.errors cimport N_SUMS, ErrorLanes, add_pairs, clear_lanes, fold_lanes
+from quantcore._kernels.floats cimport FLOAT32, FLOAT64, TILE, first_from, load_tile, size_of, widen_tile
+from quantcore._kernels.table cimport ERROR_CHUNK, AffineCoding, GroupLayout
+from quantcore._kernels.walks cimport group_count, group_start
+
+
+cdef void add_tile(
+    const uint8_t* x, int x_dtype, const uint8_t* y, int y_dtype, int64_t n, double threshold, ErrorLanes* lanes
+) noexcept nogil:
+    """A tile of pairs: as float32, or as float64 if either of them is."""
+    cdef float staged_x[TILE]
+    cdef float staged_y[TILE]
+    cdef double wide_x[TILE]
+    cdef double wide_y[TILE]
+    if x_dtype == FLOAT64 or y_dtype == FLOAT64:
+        if x_dtype != FLOAT64:
+            widen_tile(x, x_dtype, n, staged_x, wide_x)
+            x = <const uint8_t*> wide_x
+        if y_dtype != FLOAT64:
+            widen_tile(y, y_dtype, n, staged_y, wide_y)
+            y = <const uint8_t*> wide_y
+        add_pairs[double](<const double*> x, <const double*> y, n, threshold, lanes)
+        return
+    if x_dtype != FLOAT32:
+        load_tile(x, x_dtype, n, staged_x)
+        x = <const uint8_t*> staged_x
+    if y_dtype != FLOAT32:
+        load_tile(y, y_dtype, n, staged_y)
+        y = <const uint8_t*> staged_y
+    add_pairs[float](<const float*> x, <const float*> y, n, threshold, lanes)
+
+
+cdef void pairs_errors(
+    const uint8_t* x, int x_dtype, const uint8_t* y, int y_dtype, int64_t n, double threshold, double* sums
+) noexcept nogil:
+    cdef ErrorLanes lanes
+    cdef int64_t start = 0, stop, count
+    while start < n:
+        stop = min(start + <int64_t> ERROR_CHUNK, n)
+        clear_lanes(&lanes)
+        while start < stop:
+            count = min(<int64_t> TILE, stop - start)
+            add_tile(
+                x + start * size_of(x_dtype), x_dtype, y + start * size_of(y_dtype), y_dtype, count, threshold, &lanes
+            )
+            start += count
+        fold_lanes(&lanes, sums)
+        sums += N_SUMS
+
+
+cdef inline void round_trip_columns(
+    const float* x, int64_t at, int64_t n, const AffineCoding* coding, float* y
+) noexcept nogil:
+    cdef int64_t done = 0, part, column = at % coding.width
+    while done < n:
+        part = min(n - done, coding.width - column)
+        round_trip_row(
+            x + done, part, coding.inverses + column, coding.scales + column, coding.zero_points + column, coding.qmin,
+            coding.qmax, y + done,
+        )
+        done += part
+        column = 0
+
+
+cdef inline void round_trip_groups(
+    const float* x, int64_t at, int64_t n, const AffineCoding* coding, float* y
+) noexcept nogil:
+    cdef const GroupLayout* layout = &coding.layout
+    cdef int64_t done = 0, part, i
+    cdef int64_t group = at // layout.cols * layout.per_row + at % layout.cols // layout.size
+    cdef int64_t left = group_start(layout, group) + group_count(layout, group) - at
+    while done < n:
+        part = min(n - done, left)
+        i = group // layout.sharing % coding.n_scales
+        round_trip_run(
+            x + done, part, coding.inverses[i], coding.scales[i], <float> (coding.qmin - coding.zero_points[i]),
+            <float> (coding.qmax - coding.zero_points[i]), y + done,
+        )
+        done += part
+        group += 1
+        left = group_count(layout, group)
+
+
+cdef int64_t affine_errors(
+    const uint8_t* values, int dtype, int64_t first, int64_t n, const AffineCoding* coding, double threshold,
+    double* sums,
+) noexcept nogil:
+    """Returns whether a float64 is beyond float32 (0), or -1; NaN and inf show in the sums."""
+    cdef float staged[TILE]
+    cdef float y[TILE]
+    cdef const float* x
+    cdef ErrorLanes lanes
+    cdef int64_t at = first, stop, count, bad = -1
+    while at < first + n:
+        stop = min(at + <int64_t> ERROR_CHUNK, first + n)
+        clear_lanes(&lanes)
+        while at < stop:
+            count = min(<int64_t> TILE, stop - at)
+            if dtype == FLOAT32:
+                x = <const float*> values + at
+            else:
+                load_tile(values + at * size_of(dtype), dtype, count, staged)
+                x = staged
+            if coding.width:
+                round_trip_columns(x, at, count, coding, y)
+            else:
+                round_trip_groups(x, at, count, coding, y)
+            if dtype == FLOAT64:
+                if first_from(x, count, INFINITE) >= 0:
+                    bad = 0
+                add_tile(values + at * size_of(dtype), dtype, <const uint8_t*> y, FLOAT32, count, threshold, &lanes)
+            else:
+                add_pairs[float](x, <const float*> y, count, threshold, &lanes)
+            at += count
+        fold_lanes(&lanes, sums)
+        sums += N_SUMS
+    return bad

@@ -1,0 +1,246 @@
+"""Error statistics as sums that grow: of arrays and their reconstructions, slab by slab if they are too large to hold.
+
+The kernels sum chunks of `CHUNK_ELEMENTS` pairs in float64, whichever thread takes them, and the chunks' sums are added
+here in their order. Everything that is said about an error (mean squares, SQNR, cosine) comes from these sums.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcore import _arrays, _kernels, _parallel, affine
+from quantcore._arrays import Floats
+from quantcore.error_records import QuantErrorStats, cosine, decibels
+from quantcore.errors import InvalidTypeError, InvalidValueError
+from quantcore.granularity import QuantParams, check_params
+
+__all__ = ["CHUNK_ELEMENTS", "ErrorSums"]
+
+CHUNK_ELEMENTS = _kernels.error_chunk()
+"""Elements that are summed together, 65,536: a multiple of every format's block size. Slabs of a multiple of this give
+exactly the figures of the whole."""
+
+_N_SUMS = 7
+_SIGNAL, _LARGEST = 0, 5  # of the kernels' sums: that of the squares of x, and the one that is a maximum
+
+
+@dataclass(slots=True)
+class ErrorSums:
+    """Sums over pairs of original x and reconstruction y, added array by array.
+
+    Added slab by slab in their order, the figures are exactly those of the whole arrays if every slab but the last one
+    has a multiple of `CHUNK_ELEMENTS` elements; otherwise they agree to rounding (about 1e-15). They never depend on
+    the number of threads or the CPU level. A record is not to be used by several threads at once.
+
+    Parameters
+    ----------
+    outlier_threshold : float, optional
+        Count the elements whose `|x - y|` is above this; not negative.
+
+    Attributes
+    ----------
+    num_samples : int
+        Elements so far.
+    signal, reconstructed, product, noise, magnitude : float
+        Sums of `x**2`, `y**2`, `x * y`, `(x - y)**2` and `|x - y|`, in float64.
+    max_error : float
+        Largest `|x - y|`.
+    outliers : int
+        Elements beyond the threshold.
+
+    Examples
+    --------
+    >>> sums = ErrorSums()
+    >>> for part in np.split(np.arange(8, dtype=np.float32), 2):
+    ...     sums.add(part, part + 1)
+    >>> sums.stats().mse
+    1.0
+    """
+
+    outlier_threshold: float | None = None
+    num_samples: int = field(default=0, init=False)
+    signal: float = field(default=0.0, init=False)
+    reconstructed: float = field(default=0.0, init=False)
+    product: float = field(default=0.0, init=False)
+    noise: float = field(default=0.0, init=False)
+    magnitude: float = field(default=0.0, init=False)
+    max_error: float = field(default=0.0, init=False)
+    outliers: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if self.outlier_threshold is not None:
+            self.outlier_threshold = _arrays.number(self.outlier_threshold, "outlier_threshold")
+            if self.outlier_threshold < 0:
+                raise InvalidValueError(f"outlier_threshold: expected at least 0, got {self.outlier_threshold}")
+
+    def add(
+        self, original: Any, reconstructed: Any, *, n_threads: int | None = None, name: str = "reconstructed"
+    ) -> None:
+        """Add an array and its reconstruction.
+
+        Parameters
+        ----------
+        original, reconstructed : array_like of the same shape
+            float32, float16, bfloat16 or float64, finite, not necessarily of the same dtype. May be empty.
+        n_threads : int, optional
+            Threads to use; None: `get_num_threads()`. The sums do not depend on it.
+        name : str, default "reconstructed"
+            What messages call the reconstruction.
+
+        Raises
+        ------
+        ValueError
+            The shapes differ; a value is NaN, inf or so large that its square overflows float64. Nothing was added.
+        TypeError
+            One of them is not a float array.
+        """
+        x, y = _arrays.floats(original, "original"), _arrays.floats(reconstructed, name)
+        if x.shape != y.shape:
+            raise InvalidValueError(f"{name}: expected the shape of original {x.shape}, got {y.shape}")
+        sums = _rows(x.size)
+        _parallel.run(
+            lambda *turn: _kernels.errors_of_pairs(
+                x.raw, x.element_type, y.raw, y.element_type, self._threshold, sums, *turn
+            ),
+            len(sums),
+            CHUNK_ELEMENTS * max(x.itemsize, y.itemsize),
+            n_threads,
+            unit=1,
+        )
+        bad = np.flatnonzero(~np.isfinite(sums).all(axis=1))
+        if bad.size:
+            _refuse_chunk({"original": x, name: y}, int(bad[0]), self.num_samples)
+        self._take(sums, x.size)
+
+    def add_affine(
+        self, original: Any, params: QuantParams, *, n_threads: int | None = None, name: str = "original"
+    ) -> None:
+        """Add an array and what its affine codes give back, without making either codes or reconstruction.
+
+        The same as `add(original, dequantize_with_params(quantize_with_params(original, params), params))`, exactly.
+
+        Parameters
+        ----------
+        original : array_like
+            float32, float16, bfloat16 or float64, finite.
+        params : QuantParams
+            With as many scales as its granularity asks for on the shape of `original`.
+        n_threads : int, optional
+            Threads to use; None: `get_num_threads()`. The sums do not depend on it.
+        name : str, default "original"
+            What messages call the array.
+
+        Raises
+        ------
+        ValueError
+            `original` holds NaN, inf or a value beyond float32; `params` does not fit its shape, or gives infinite
+            values back. Nothing was added.
+        TypeError
+            `original` is not a float array, `params` not a QuantParams.
+        """
+        params = check_params(params)
+        x = _arrays.floats(original, name)
+        if not x.size:
+            return
+        sharing = params.sharing(x.shape, name)
+        coded = affine.coding(sharing, params.scales, params.zero_points)
+        sums = _rows(x.size)
+        bad = _parallel.run(
+            lambda *turn: _kernels.errors_of_affine(
+                x.raw,
+                x.element_type,
+                sharing.layout,
+                sharing.is_in_columns,
+                *coded,
+                params.quant_min,
+                params.quant_max,
+                self._threshold,
+                sums,
+                *turn,
+            ),
+            len(sums),
+            CHUNK_ELEMENTS * x.itemsize,
+            n_threads,
+            unit=1,
+        )
+        if bad >= 0 or not np.isfinite(sums[:, _SIGNAL]).all():
+            affine.refuse_first(x, name)
+        if not np.isfinite(sums).all():
+            raise InvalidValueError(f"params: a scale of {params.scales.max()} takes codes beyond the range of float32")
+        self._take(sums, x.size)
+
+    def merge(self, other: "ErrorSums") -> None:
+        """Add the sums of another record behind these, such as those of a model's next tensor.
+
+        Raises
+        ------
+        ValueError
+            The thresholds differ.
+        """
+        if not isinstance(other, ErrorSums):
+            raise InvalidTypeError(f"other: expected an ErrorSums, got {type(other).__name__}")
+        if other.outlier_threshold != self.outlier_threshold:
+            raise InvalidValueError(
+                f"other: expected the outlier_threshold {self.outlier_threshold}, got {other.outlier_threshold}"
+            )
+        self._take(np.array([other._figures()]), other.num_samples)
+
+    def stats(self) -> QuantErrorStats:
+        """The statistics of all pairs that were added.
+
+        Raises
+        ------
+        ValueError
+            There are none, or the differences of float64 values are so small (below about 1e-160) that their squares
+            are zero.
+        """
+        n = self.num_samples
+        if not n:
+            raise InvalidValueError("original: must not be empty")
+        if self.max_error and not self.noise:
+            raise InvalidValueError(f"original: differences up to {self.max_error:.3g} have no squares in float64")
+        return QuantErrorStats(
+            mse=self.noise / n,
+            mae=self.magnitude / n,
+            max_error=self.max_error,
+            sqnr_db=decibels(self.signal, self.noise),
+            outlier_rate=None if self.outlier_threshold is None else self.outliers / n,
+            num_samples=n,
+            cosine_similarity=cosine(self.signal, self.reconstructed, self.product),
+        )
+
+    @property
+    def _threshold(self) -> float:
+        return math.inf if self.outlier_threshold is None else self.outlier_threshold
+
+    def _figures(self) -> tuple[float, ...]:
+        sums = (self.signal, self.reconstructed, self.product, self.noise, self.magnitude)
+        return (*sums, self.max_error, self.outliers)
+
+    def _take(self, rows: NDArray[np.float64], n: int) -> None:
+        """Add rows of the kernels' sums in their order, in which slabs come to what the whole comes to."""
+        rows = np.concatenate([[self._figures()], rows])
+        total = np.add.accumulate(rows)[-1].tolist()
+        self.signal, self.reconstructed, self.product, self.noise, self.magnitude = total[:_LARGEST]
+        self.max_error = float(rows[:, _LARGEST].max())
+        self.outliers = int(total[_LARGEST + 1])
+        self.num_samples += n
+
+
+def _rows(n: int) -> NDArray[np.float64]:
+    return np.empty((-(-n // CHUNK_ELEMENTS), _N_SUMS))
+
+
+def _refuse_chunk(sources: dict[str, Floats], chunk: int, first: int) -> NoReturn:
+    """Say which value of a chunk has no finite square: NaN, inf, or a float64 that is too large."""
+    start = chunk * CHUNK_ELEMENTS
+    for name, source in sources.items():
+        part = source.values(start, min(start + CHUNK_ELEMENTS, source.size))
+        bad = np.flatnonzero(~np.isfinite(part))
+        if bad.size:
+            what = f"{part[bad[0]]} at flat index {first + start + int(bad[0])}"
+            raise InvalidValueError(f"{name}: must be finite, got {what}")
+    raise InvalidValueError(f"{', '.join(sources)}: squares overflow float64 from flat index {first + start} on")

@@ -1,0 +1,209 @@
+"""What each method of calibration finds: equal to naive twins, per tensor and per channel."""
+
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from quantcore import (
+    Calibrator,
+    QuantMode,
+    calibrate_min_max,
+    calibrate_per_channel,
+    calibrate_per_tensor,
+)
+from tests import reference_affine
+from tests import reference_calibration as reference
+
+F32 = np.float32
+METHODS = ("min_max", "moving_average", "percentile", "entropy", "mse")
+MERGING = tuple(name for name in METHODS if name != "moving_average")
+
+
+def make(method: str, *arguments: Any, **options: Any) -> Calibrator:
+    calibrator: Calibrator = getattr(Calibrator, method)(*arguments, **options)
+    return calibrator
+
+
+def observed(method: str, *batches: Any, **options: Any) -> Calibrator:
+    calibrator = make(method, **options)
+    for batch in batches:
+        calibrator.observe(batch)
+    return calibrator
+
+
+def heavy_tailed(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.standard_t(3, shape).astype(F32)
+
+
+def state_of(values: np.ndarray) -> reference.Histogram:
+    return reference.histogram(values.ravel().tolist())
+
+
+DATA: dict[str, list[float]] = {
+    "both signs": [-1.5, 0.25, 2.5],
+    "zero": [0.0, 0.0],
+    "negative zero": [-0.0],
+    "one value": [3.7],
+    "without zero": [5.0, 5.5, 6.0],
+    "a constant": [0.1] * 5,
+    "all negative": [-7.0, -6.0, -3.0],
+    "tiny": [1e-30, -2e-30],
+    "huge": [1e30, -3e30],
+    "the largest": [-3.4028234663852886e38, 3.4028234663852886e38],
+    "subnormal": [1e-40, -2e-42],
+}
+
+
+# Results
+
+
+@pytest.mark.parametrize("case", DATA)
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize(("symmetric", "narrow"), [(True, True), (True, False), (False, True)])
+def test_min_max(case, bits, symmetric, narrow):
+    values = np.array(DATA[case], F32)
+    result = observed("min_max", values, bits=bits, symmetric=symmetric, narrow_range=narrow).compute()
+    wanted = reference_affine.calibrate(values, [np.arange(values.size)], bits, symmetric=symmetric, narrow=narrow)
+    assert (result.scale, result.zero_point) == (float(wanted.scales[0]), wanted.zero_points[0])
+    assert (result.observed_min, result.observed_max) == (values.min(), values.max())
+    assert (result.clip_min, result.clip_max) == (values.min(), values.max())
+    params = result.params
+    assert (params.quant_min, params.quant_max) == (wanted.quant_min, wanted.quant_max)
+    assert (params.bits, params.mode) == (bits, QuantMode.SYMMETRIC if symmetric else QuantMode.ASYMMETRIC)
+    assert params.scales.tolist() == [result.scale]
+    assert params.zero_points.tolist() == [result.zero_point]
+    assert type(result.scale) is float
+    assert type(result.zero_point) is int
+    if narrow:
+        one = calibrate_min_max(values, bits, symmetric)
+        assert one.to_dict() == result.to_dict()
+
+
+@pytest.mark.parametrize("case", DATA)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_scales_are_those_of_the_clipped_range(case, method, symmetric):
+    values = np.array(DATA[case], F32)
+    result = observed(method, values, symmetric=symmetric).compute()
+    ends = np.array([result.clip_min, result.clip_max], F32)
+    wanted = reference_affine.calibrate(ends, [np.arange(2)], 8, symmetric=symmetric)
+    assert (result.scale, result.zero_point) == (float(wanted.scales[0]), wanted.zero_points[0])
+    assert values.min() <= result.clip_min <= result.clip_max <= values.max()
+    assert (result.observed_min, result.observed_max) == (values.min(), values.max())
+    assert result.method == make(method).method
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, -3])
+def test_per_channel_is_each_channel_alone(method, symmetric, axis, rng):
+    shape = (3, 2, 40) if axis in (0, 1, -3) else (40, 2, 3)
+    values = heavy_tailed(rng, *shape) * np.geomspace(1e-3, 1e3, shape[0], dtype=F32)[:, None, None]
+    batches = [values, values * F32(1.5)]
+    result = observed(method, *batches, axis=axis, symmetric=symmetric).compute()
+    n_channels = values.shape[axis]
+    for name in ("scale", "zero_point", "observed_min", "observed_max", "clip_min", "clip_max"):
+        array = getattr(result, name)
+        assert array.shape == (n_channels,)
+        assert array.dtype == (np.int32 if name == "zero_point" else F32)
+        assert not array.flags.writeable
+    for channel in range(n_channels):
+        alone = observed(method, *(batch.take(channel, axis) for batch in batches), symmetric=symmetric).compute()
+        for name in ("scale", "zero_point", "observed_min", "observed_max", "clip_min", "clip_max"):
+            assert getattr(result, name)[channel] == getattr(alone, name), name
+    assert result.params.granularity.axis == axis
+    assert result.params.scales.tolist() == result.scale.tolist()
+
+
+def test_equals_the_calibration_of_one_array(rng):
+    values = heavy_tailed(rng, 6, 300)
+    for mode in QuantMode:
+        is_symmetric = mode is QuantMode.SYMMETRIC
+        assert calibrate_min_max(values, 4, is_symmetric).params == calibrate_per_tensor(values, 4, mode)
+        per_channel = observed("min_max", *np.split(values, 3, axis=1), bits=4, symmetric=is_symmetric, axis=0)
+        assert per_channel.compute().params == calibrate_per_channel(values, 4, mode)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("method", METHODS)
+def test_dtypes(dtype, method, rng):
+    values = rng.standard_normal((4, 200)).astype(dtype)
+    for axis in (None, 0):
+        found = observed(method, values, axis=axis).compute()
+        assert found.to_dict() == observed(method, values.astype(F32), axis=axis).compute().to_dict()
+
+
+def test_moving_average_follows_its_formula(rng):
+    batches = [heavy_tailed(rng, 3, 50) for _ in range(6)]
+    for constant in (0.01, 0.5, 1.0):
+        low, high = batches[0].min(axis=1), batches[0].max(axis=1)
+        for batch in batches[1:]:
+            low = low + F32(constant) * (batch.min(axis=1) - low)
+            high = high + F32(constant) * (batch.max(axis=1) - high)
+        result = observed("moving_average", *batches, axis=0, averaging_constant=constant).compute()
+        assert np.array_equal(result.observed_min, low)
+        assert np.array_equal(result.observed_max, high)
+    assert np.array_equal(high, batches[-1].max(axis=1))
+
+
+SHAPES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
+    "normal": lambda rng: rng.standard_normal(2000),
+    "heavy": lambda rng: rng.standard_t(2, 2000),
+    "uniform": lambda rng: rng.uniform(-1, 1, 2000),
+    "one-sided": lambda rng: np.maximum(rng.standard_normal(2000), 0),
+    "shifted": lambda rng: rng.uniform(5, 6, 2000),
+    "negative": lambda rng: -np.abs(rng.standard_t(3, 2000)),
+    "a constant": lambda rng: np.full(20, 0.1),
+    "two values": lambda rng: rng.choice([0.5, -1.0], 100),
+    "spike": lambda rng: np.r_[rng.standard_normal(2000) * 1e-2, 1.0],
+    # whole numbers of the narrowest bins there are, so that all thresholds can be compared
+    "few bins": lambda rng: np.rint(60 * rng.standard_t(3, 2000)).clip(-500, 500) * 2.0**-126,
+}
+
+
+@pytest.mark.parametrize("bits", [2, 3, 8])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_entropy_is_tensorrts_search(bits, shape, rng):
+    values = SHAPES[shape](rng).astype(F32)
+    low, high = float(values.min()), float(values.max())
+    largest = max(-low, high)
+    counts, width, numbers = reference.searched(state_of(values), bits)
+    result = observed("entropy", values, bits=bits).compute()
+    threshold = max(-result.clip_min, result.clip_max)
+    assert (result.clip_min, result.clip_max) == (
+        min(max(low, -threshold), threshold), max(min(high, threshold), -threshold)
+    )  # fmt: skip
+    found = len(counts) if threshold == largest else round(threshold / width + 0.5)
+    assert threshold == min(F32((found - 0.5) * width), largest)
+    least = reference.divergence(counts, found, 2 ** (bits - 1))
+    others = numbers if shape == "few bins" else {*rng.choice(numbers, 20).tolist(), *numbers[:2], *numbers[-2:]}
+    for i in others:
+        assert least <= reference.divergence(counts, i, 2 ** (bits - 1)) + 1e-9, (i, found)
+    again = observed("entropy", values, bits=bits, symmetric=False).compute()
+    assert (again.clip_min, again.clip_max) == (result.clip_min, result.clip_max)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize(("symmetric", "narrow"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("shape", ["normal", "heavy", "shifted", "negative", "a constant", "spike"])
+def test_mse_is_no_worse_than_min_max(bits, symmetric, narrow, shape, rng):
+    values = SHAPES[shape](rng).astype(F32)
+    state = state_of(values)
+
+    def error(low: float, high: float) -> float:
+        return reference.expected_error(
+            state.counts, state.first, state.width, low, high, bits, symmetric=symmetric, narrow=narrow
+        )
+
+    result = observed("mse", values, bits=bits, symmetric=symmetric, narrow_range=narrow).compute()
+    found, plain = error(result.clip_min, result.clip_max), error(state.minimum, state.maximum)
+    assert found <= plain * (1 + 1e-6)
+    if symmetric:
+        largest = max(-state.minimum, state.maximum)
+        for t in rng.uniform(0, largest, 12):
+            assert found <= error(max(state.minimum, -t), min(state.maximum, t)) * 1.01
+    if shape == "heavy" and bits == 4:
+        assert found < plain * 0.9
