@@ -43,6 +43,9 @@ from quantcore.errors import (
     OutputFileError,
     QuantcoreError,
 )
+from quantcore.fake_quant import fake_quantize_backward, fake_quantize_with_params, ste_backward
+from quantcore.fake_quant_config import FakeQuantConfig
+from quantcore.fake_quantizer import FakeQuantize, fake_quantize
 from quantcore.formats import dequantize, quantize
 from quantcore.generators import (
     generate_gaussian_weights,
@@ -59,6 +62,7 @@ from quantcore.granularity import (
     calibrate_per_group,
     calibrate_per_tensor,
 )
+from quantcore.lsq import LsqGradients, lsq_backward
 from quantcore.quantized_tensor import (
     QuantizedTensor,
     compare_granularities,
@@ -87,11 +91,14 @@ __all__ = [
     "Calibrator",
     "DoubleQuantized4Bit",
     "ErrorSums",
+    "FakeQuantConfig",
+    "FakeQuantize",
     "FileFormatError",
     "GGUFQuantType",
     "InvalidStateError",
     "InvalidTypeError",
     "InvalidValueError",
+    "LsqGradients",
     "OutputFileError",
     "QuantBenchmarkResult",
     "QuantErrorStats",
@@ -119,6 +126,9 @@ __all__ = [
     "dequantize_with_params",
     "error_stats",
     "error_within_bounds",
+    "fake_quantize",
+    "fake_quantize_backward",
+    "fake_quantize_with_params",
     "from_bitsandbytes",
     "generate_gaussian_weights",
     "generate_multi_channel_weights",
@@ -126,6 +136,7 @@ __all__ = [
     "generate_weights_with_outliers",
     "get_num_threads",
     "isa",
+    "lsq_backward",
     "pack_nibbles",
     "quantization_mse",
     "quantize",
@@ -140,6 +151,7 @@ __all__ = [
     "scale_sensitivity",
     "set_num_threads",
     "sqnr_db",
+    "ste_backward",
     "suggest_types",
     "theoretical_max_error",
     "theoretical_sqnr",

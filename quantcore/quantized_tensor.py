@@ -17,6 +17,7 @@ from quantcore.granularity import (
     calibrate_per_channel,
     calibrate_per_tensor,
     calibrated,
+    check_granularity,
     check_params,
 )
 from quantcore.tables import brief
@@ -241,10 +242,7 @@ def quantize_tensor(
     >>> quantize_tensor(np.linspace(-1, 1, 256, dtype=np.float32).reshape(4, 64), QuantGranularity.per_channel())
     QuantizedTensor(shape=(4, 64), bits=8, symmetric, per_channel, num_groups=4, memory_bytes=272)
     """
-    granularity = QuantGranularity.per_tensor() if granularity is None else granularity
-    if not isinstance(granularity, QuantGranularity):
-        raise InvalidTypeError(f"granularity: expected a QuantGranularity, got {brief(granularity)}")
-    params = calibrated(values, granularity, bits, mode, True, n_threads)
+    params = calibrated(values, check_granularity(granularity), bits, mode, True, n_threads)
     data = quantize_with_params(values, params, n_threads=n_threads)
     _arrays.given_away(data)
     return QuantizedTensor(data, params, data.shape)

@@ -158,6 +158,30 @@ def count_halves(
     chunks: Chunks,
     most: int,
 ) -> bool: ...
+
+_Buffer = tuple[NDArray[np.uint8] | None, int]
+
+def fake_quantize_groups(
+    work: int,
+    values: _Buffer,
+    grads: _Buffer,
+    out: _Buffer,
+    parameters: NDArray[np.float32],
+    sums: NDArray[np.float64] | None,
+    layout: _Layout,
+    chunks: Chunks,
+    most: int,
+) -> None: ...
+def fake_quantize_columns(
+    work: int,
+    values: _Buffer,
+    grads: _Buffer,
+    out: _Buffer,
+    parameters: NDArray[np.float32],
+    sums: NDArray[np.float64] | None,
+    chunks: Chunks,
+    most: int,
+) -> None: ...
 def error_chunk() -> int: ...
 def errors_of_pairs(
     x: NDArray[np.uint8],

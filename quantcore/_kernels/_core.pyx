@@ -347,5 +347,6 @@ def dequantize_columns(
             start = chunks.take(&most)
 
 
+include "core_fake_quant.pxi"
 include "core_statistics.pxi"
 include "core_errors.pxi"

@@ -4,7 +4,8 @@
 from quantcore._kernels.affine cimport round_trip_row, round_trip_run
 from quantcore._kernels.errors cimport N_SUMS, ErrorLanes, add_pairs, clear_lanes, fold_lanes
 from quantcore._kernels.floats cimport FLOAT32, FLOAT64, TILE, first_from, load_tile, size_of, widen_tile
-from quantcore._kernels.table cimport ERROR_CHUNK, AffineCoding
+from quantcore._kernels.table cimport ERROR_CHUNK, AffineCoding, GroupLayout
+from quantcore._kernels.walks cimport group_count, group_start
 
 
 cdef void add_tile(

@@ -9,6 +9,7 @@ include "blockwise.pxi"
 include "affine.pxi"
 include "histogram.pxi"
 include "selection.pxi"
+include "fake_quant.pxi"
 include "errors.pxi"
 
 cdef KernelTable TABLE
@@ -41,6 +42,8 @@ TABLE.groups_dequantize = groups_dequantize
 TABLE.columns_dequantize = columns_dequantize
 TABLE.count_channels = count_channels
 TABLE.count_halves = count_halves
+TABLE.fake_quant_groups = fake_quant_groups
+TABLE.fake_quant_columns = fake_quant_columns
 TABLE.pairs_errors = pairs_errors
 TABLE.affine_errors = affine_errors
 

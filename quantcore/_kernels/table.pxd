@@ -84,6 +84,38 @@ ctypedef void (*CountHalves)(
     const uint8_t* values, int dtype, int64_t n, const uint32_t* uppers, int n_uppers, uint32_t* counts
 ) noexcept nogil
 
+# Fake quantization and its gradients (fake_quant.pxd), in groups or columns. There is one of each parameter for every
+# scale, or column; `lows` and `highs` are the ends of the codes less the zero point. Going backward there are `grads`,
+# and for LSQ the sums of each group, or of the columns: of the scales' terms, and of the gradient out of range.
+cdef enum FakeQuantWork:
+    FAKE_QUANTIZE = 0
+    BACKWARD = 1
+    LSQ = 2
+
+ctypedef struct FakeQuantJob:
+    int work
+    bint in_columns
+    const uint8_t* values
+    int dtype
+    const uint8_t* grads
+    int grad_dtype
+    uint8_t* out
+    int out_dtype
+    const float* scales
+    const float* inverses
+    const float* zero_points
+    const float* lows
+    const float* highs
+    double* scale_sums
+    double* outside_sums
+
+ctypedef int64_t (*FakeQuantGroups)(
+    const FakeQuantJob* job, const GroupLayout* layout, int64_t n_scales, int64_t first, int64_t n
+) noexcept nogil
+ctypedef int64_t (*FakeQuantColumns)(
+    const FakeQuantJob* job, int64_t width, int64_t first_row, int64_t n_rows
+) noexcept nogil
+
 # Error sums (errors.pxd): chunks of ERROR_CHUNK elements have a row of N_SUMS sums each. Affine codes are those of the
 # groups of `layout`, or of columns if `width` is not 0.
 cdef enum:
@@ -121,5 +153,7 @@ ctypedef struct KernelTable:
     ColumnsDequantize columns_dequantize
     CountChannels count_channels
     CountHalves count_halves
+    FakeQuantGroups fake_quant_groups
+    FakeQuantColumns fake_quant_columns
     PairsErrors pairs_errors
     AffineErrors affine_errors
