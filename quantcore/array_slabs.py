@@ -52,12 +52,14 @@ def slabs(shape: tuple[int, ...], axis: int | None, slab_elements: int) -> Itera
             count = min(slab_elements, size - first)
             yield Slab(first, 1, count, 0, (count,))
         return
+    if 0 in shape:
+        return
     n_before, n_channels, n_after = prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :])
     size = n_channels * n_after
-    width = min(n_after, max(slab_elements // max(1, n_channels), _SHORTEST_RUN))
+    width = min(n_after, max(slab_elements // n_channels, _SHORTEST_RUN))
     if width == n_after:
-        step = max(1, slab_elements // max(1, size))
-        for i in range(0, n_before if size else 0, step):
+        step = max(1, slab_elements // size)
+        for i in range(0, n_before, step):
             count = min(step, n_before - i)
             yield Slab(i * size, 1, count * size, 0, _around(shape, axis, count, n_after))
         return

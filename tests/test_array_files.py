@@ -11,7 +11,7 @@ from collections.abc import Callable
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
@@ -76,6 +76,7 @@ def check(array: StoredArray, expected: np.ndarray, axis: int | None, slab_bytes
     axis=st.none() | st.integers(0, 4),
     slab_elements=st.integers(1, 400),
 )
+@example(shape=(0, 9, 9, 9), axis=0, slab_elements=100)
 def test_every_element_is_in_one_slab(shape, axis, slab_elements):
     axis = None if axis is None else axis % len(shape)
     index = np.arange(np.prod(shape)).reshape(shape)
