@@ -24,6 +24,8 @@ from quantcore.errors import (
     OutputFileError,
     QuantcoreError,
 )
+from quantcore.fake_quant import fake_quantize_backward, fake_quantize_with_params, ste_backward
+from quantcore.fake_quantizer import FakeQuantConfig, FakeQuantize, fake_quantize
 from quantcore.formats import dequantize, quantize
 from quantcore.ggml_types import GGUF_BLOCK_SIZE, GGUFQuantType
 from quantcore.granularity import (
@@ -34,6 +36,7 @@ from quantcore.granularity import (
     calibrate_per_group,
     calibrate_per_tensor,
 )
+from quantcore.lsq import LsqGradients, lsq_backward
 from quantcore.quantized_tensor import (
     QuantizedTensor,
     compare_granularities,
@@ -58,11 +61,14 @@ __all__ = [
     "CalibrationResult",
     "Calibrator",
     "DoubleQuantized4Bit",
+    "FakeQuantConfig",
+    "FakeQuantize",
     "FileFormatError",
     "GGUFQuantType",
     "InvalidStateError",
     "InvalidTypeError",
     "InvalidValueError",
+    "LsqGradients",
     "OutputFileError",
     "QuantGranularity",
     "QuantMode",
@@ -81,9 +87,13 @@ __all__ = [
     "dequantize_4bit_double",
     "dequantize_tensor",
     "dequantize_with_params",
+    "fake_quantize",
+    "fake_quantize_backward",
+    "fake_quantize_with_params",
     "from_bitsandbytes",
     "get_num_threads",
     "isa",
+    "lsq_backward",
     "pack_nibbles",
     "quantization_mse",
     "quantize",
@@ -92,6 +102,7 @@ __all__ = [
     "quantize_tensor",
     "quantize_with_params",
     "set_num_threads",
+    "ste_backward",
     "unpack_nibbles",
 ]
 

@@ -4,6 +4,7 @@ A group is a run of elements that share a scale. Where such runs are short (a ch
 taken instead of which each column has its scale; a narrow row is repeated to a width that vectorises.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NoReturn
@@ -19,6 +20,9 @@ LONGEST_RUN = 1 << 16
 NARROWEST_ROW = 512
 _INFINITE_KEY = 0x7F800000
 _SCAN = 1 << 20
+
+Layout = tuple[int, int, int, int]
+"""Of groups, for the kernels: cols, size, per_row, sharing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +44,20 @@ class Sharing:
         return self.outer * -(-self.inner // self.group_size)
 
     @property
+    def counts(self) -> NDArray[np.int64]:
+        """How many elements share each scale."""
+        if self.group_size is None:
+            return np.full(self.channels, self.outer * self.inner)
+        starts = np.arange(0, self.inner, self.group_size)
+        return np.tile(np.minimum(self.group_size, self.inner - starts), self.outer)
+
+    @property
     def is_in_columns(self) -> bool:
         return self.group_size is None and self.inner < SHORTEST_RUN and self.channels > 1
 
     @property
-    def layout(self) -> tuple[int, int, int, int]:
-        """Of the groups: cols, size, per_row, sharing."""
+    def layout(self) -> Layout:
+        """Of the groups."""
         size = min(max(self.inner, 1), self.group_size or LONGEST_RUN)
         per_row = -(-self.inner // size)
         return self.inner, size, per_row, max(1, per_row) if self.group_size is None else 1
@@ -85,43 +97,23 @@ def quantize(
     n_threads: int | None,
 ) -> None:
     """Codes of every element into the bytes of `out`."""
-    with np.errstate(over="ignore"):  # of a subnormal scale
-        inverses = np.minimum(np.float32(1) / scales, np.finfo(np.float32).max)
+    inverses = inverses_of(scales)
     itemsize, element_type = source.itemsize, source.element_type
-    if not sharing.is_in_columns:
-        layout = sharing.layout
-        bad = _parallel.run(
-            lambda *turn: _kernels.quantize_groups(
-                source.raw, element_type, layout, inverses, zero_points, *limits, out, *turn
-            ),
-            sharing.n_groups,
-            max(1, layout[1]) * itemsize,
-            n_threads,
-            unit=1,
-        )
-        if bad >= 0:
-            refuse_first(source, name)
-        return
 
-    def quantize_part(first: int, n_rows: int, repeats: int) -> None:
-        wide_inverses, wide_zero_points = (_widened(a, sharing, repeats) for a in (inverses, zero_points))
-        width = wide_inverses.size
-        stop = first + n_rows * width
-        raw = source.raw[first * itemsize : stop * itemsize]
-        bad = _parallel.run(
-            lambda *turn: _kernels.quantize_columns(
-                raw, element_type, wide_inverses, wide_zero_points, *limits, out[first:stop], *turn
-            ),
-            n_rows,
-            width * itemsize,
-            n_threads,
-            unit=1,
+    def groups(layout: Layout) -> _parallel.Kernel:
+        return lambda *turn: _kernels.quantize_groups(
+            source.raw, element_type, layout, inverses, zero_points, *limits, out, *turn
         )
-        if bad >= 0:
-            refuse_first(source, name)
 
-    for part in sharing.column_parts():
-        quantize_part(*part)
+    def columns(start: int, stop: int, repeats: int) -> _parallel.Kernel:
+        raw, target = source.raw[start * itemsize : stop * itemsize], out[start:stop]
+        wide_inverses, wide_zero_points = (widened(a, sharing, repeats) for a in (inverses, zero_points))
+        return lambda *turn: _kernels.quantize_columns(
+            raw, element_type, wide_inverses, wide_zero_points, *limits, target, *turn
+        )
+
+    if not run(groups, columns, sharing, itemsize, n_threads):
+        refuse_first(source, name)
 
 
 def dequantize(
@@ -136,36 +128,52 @@ def dequantize(
 ) -> None:
     """Values of every code into the bytes of `out`."""
     itemsize = _arrays.ITEMSIZES[element_type]
+
+    def groups(layout: Layout) -> _parallel.Kernel:
+        return lambda *turn: _kernels.dequantize_groups(
+            codes, is_signed, layout, scales, zero_points, out, element_type, *turn
+        )
+
+    def columns(start: int, stop: int, repeats: int) -> _parallel.Kernel:
+        part, target = codes[start:stop], out[start * itemsize : stop * itemsize]
+        wide_scales, wide_zero_points = (widened(a, sharing, repeats) for a in (scales, zero_points))
+        return lambda *turn: _kernels.dequantize_columns(
+            part, is_signed, wide_scales, wide_zero_points, target, element_type, *turn
+        )
+
+    run(groups, columns, sharing, itemsize, n_threads)
+
+
+def run(
+    groups: Callable[[Layout], _parallel.Kernel],
+    columns: Callable[[int, int, int], _parallel.Kernel],
+    sharing: Sharing,
+    itemsize: int,
+    n_threads: int | None,
+    *,
+    rows: int = 1,
+) -> bool:
+    """Run the kernel made by `groups(layout)`, or by `columns(first element, end, repeats)` for each part in columns.
+
+    At least `rows` rows of columns are handed out together. Returns whether every element could be taken.
+    """
     if not sharing.is_in_columns:
         layout = sharing.layout
-        _parallel.run(
-            lambda *turn: _kernels.dequantize_groups(
-                codes, is_signed, layout, scales, zero_points, out, element_type, *turn
-            ),
-            sharing.n_groups,
-            max(1, layout[1]) * itemsize,
-            n_threads,
-            unit=1,
-        )
-        return
+        kernel, item_bytes = groups(layout), max(1, layout[1]) * itemsize
+        return _parallel.run(kernel, sharing.n_groups, item_bytes, n_threads, unit=1) < 0
+    for first, n_rows, repeats in sharing.column_parts():
+        width = repeats * sharing.channels * sharing.inner
+        kernel = columns(first, first + n_rows * width, repeats)
+        if _parallel.run(kernel, n_rows, width * itemsize, n_threads, unit=rows) >= 0:
+            return False
+    return True
 
-    def dequantize_part(first: int, n_rows: int, repeats: int) -> None:
-        wide_scales, wide_zero_points = (_widened(a, sharing, repeats) for a in (scales, zero_points))
-        width = wide_scales.size
-        stop = first + n_rows * width
-        target = out[first * itemsize : stop * itemsize]
-        _parallel.run(
-            lambda *turn: _kernels.dequantize_columns(
-                codes[first:stop], is_signed, wide_scales, wide_zero_points, target, element_type, *turn
-            ),
-            n_rows,
-            width * itemsize,
-            n_threads,
-            unit=1,
-        )
 
-    for part in sharing.column_parts():
-        dequantize_part(*part)
+def inverses_of(scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """1 / scale in float32, as torch computes it; finite even of a subnormal scale."""
+    with np.errstate(over="ignore"):
+        inverses: NDArray[np.float32] = np.minimum(np.float32(1) / scales, np.finfo(np.float32).max)
+    return inverses
 
 
 def refuse_first(source: Floats, name: str) -> NoReturn:
@@ -221,9 +229,9 @@ def _extremes_of_columns(
     return np.minimum.reduce([low for low, _ in found]), np.maximum.reduce([high for _, high in found])
 
 
-def _widened(values: NDArray[Any], sharing: Sharing, repeats: int) -> NDArray[Any]:
-    """A value for each column of a row."""
-    return np.tile(np.repeat(values, sharing.inner), repeats)
+def widened(values: NDArray[Any], sharing: Sharing, repeats: int) -> NDArray[Any]:
+    """A value for each column of a row, from one for each scale along the last axis."""
+    return np.tile(np.repeat(values, sharing.inner, axis=-1), repeats)
 
 
 def of_keys(keys: NDArray[np.int32]) -> NDArray[np.float32]:

@@ -50,7 +50,7 @@ class QuantGranularity:
         if self.axis is not None and self.group_size is not None:
             raise InvalidValueError(f"axis, group_size: one of them at most, got {self.axis!r} and {self.group_size!r}")
         if self.axis is not None:
-            object.__setattr__(self, "axis", _integer_of_either_sign(self.axis, "axis"))
+            object.__setattr__(self, "axis", integer_of_either_sign(self.axis, "axis"))
         if self.group_size is not None:
             object.__setattr__(self, "group_size", _arrays.integer(self.group_size, "group_size", 1))
 
@@ -62,7 +62,7 @@ class QuantGranularity:
     @classmethod
     def per_channel(cls, axis: int = 0) -> Self:
         """A scale for each index of an axis."""
-        return cls(axis=_integer_of_either_sign(axis, "axis"))
+        return cls(axis=integer_of_either_sign(axis, "axis"))
 
     @classmethod
     def per_group(cls, size: int) -> Self:
@@ -124,13 +124,8 @@ class QuantParams:
         check_mode(self.mode)
         set_field(self, "bits", check_bits(self.bits))
         for name in ("quant_min", "quant_max"):
-            set_field(self, name, _integer_of_either_sign(getattr(self, name), name))
-        lowest, highest = code_range(self.bits, self.mode, narrow_range=False)
-        if not lowest <= self.quant_min < self.quant_max <= highest:
-            raise InvalidValueError(
-                f"quant_min, quant_max: expected {lowest} <= quant_min < quant_max <= {highest} for {self.bits} bits "
-                f"{self.mode.value}, got {self.quant_min} and {self.quant_max}"
-            )
+            set_field(self, name, integer_of_either_sign(getattr(self, name), name))
+        check_limits(self.quant_min, self.quant_max, self.bits, self.mode, "quant_min", "quant_max")
         scales = _flat(self.scales, "scales", np.float32)
         zero_points = _flat(self.zero_points, "zero_points", np.int32)
         if scales.size == 0 or scales.size != zero_points.size:
@@ -307,7 +302,19 @@ def params_from_extremes(
     narrow_range: bool = True,
 ) -> QuantParams:
     """Parameters from the smallest and the largest value of each part."""
-    quant_min, quant_max = code_range(bits, mode, narrow_range=narrow_range)
+    return params_within(lowest, highest, granularity, bits, mode, code_range(bits, mode, narrow_range=narrow_range))
+
+
+def params_within(
+    lowest: NDArray[np.float32],
+    highest: NDArray[np.float32],
+    granularity: QuantGranularity,
+    bits: int,
+    mode: QuantMode,
+    limits: tuple[int, int],
+) -> QuantParams:
+    """As `params_from_extremes`, with the smallest and the largest code."""
+    quant_min, quant_max = limits
     # A difference of float32 is exact enough in float64 and cannot overflow there; it is rounded as float32 would.
     low, high = np.minimum(lowest.astype(np.float64), 0), np.maximum(highest.astype(np.float64), 0)
     if mode is QuantMode.SYMMETRIC:
@@ -346,6 +353,32 @@ def check_mode(mode: Any) -> QuantMode:
     return mode
 
 
+def check_limits(low: int, high: int, bits: int, mode: QuantMode, low_name: str, high_name: str) -> None:
+    """The ends of the codes: `bits` hold them."""
+    lowest, highest = code_range(bits, mode, narrow_range=False)
+    if not lowest <= low < high <= highest:
+        raise InvalidValueError(
+            f"{low_name}, {high_name}: expected {lowest} <= {low_name} < {high_name} <= {highest} for {bits} bits "
+            f"{mode.value}, got {low} and {high}"
+        )
+
+
+def check_params(params: Any) -> QuantParams:
+    """A record of parameters."""
+    if not isinstance(params, QuantParams):
+        raise InvalidTypeError(f"params: expected a QuantParams, got {type(params).__name__}")
+    return params
+
+
+def check_granularity(granularity: Any) -> QuantGranularity:
+    """None: per tensor."""
+    if granularity is None:
+        return QuantGranularity.per_tensor()
+    if not isinstance(granularity, QuantGranularity):
+        raise InvalidTypeError(f"granularity: expected a QuantGranularity, got {brief(granularity)}")
+    return granularity
+
+
 def _calibrated(
     values: Any, granularity: QuantGranularity, bits: int, mode: QuantMode, narrow_range: bool, n_threads: int | None
 ) -> QuantParams:
@@ -357,7 +390,7 @@ def _calibrated(
     return params_from_extremes(lowest, highest, granularity, bits, mode, narrow_range=bool(narrow_range))
 
 
-def _integer_of_either_sign(value: Any, name: str) -> int:
+def integer_of_either_sign(value: Any, name: str) -> int:
     return _arrays.integer(value, name, -(1 << 31), 1 << 31)
 
 

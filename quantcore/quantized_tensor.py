@@ -16,6 +16,8 @@ from quantcore.granularity import (
     calibrate_per_channel,
     calibrate_per_group,
     calibrate_per_tensor,
+    check_granularity,
+    check_params,
 )
 from quantcore.tables import brief
 
@@ -64,7 +66,7 @@ def quantize_with_params(
     torch's fake-quantize rounds the same way. `torch.quantize_per_tensor` on x86 (FBGEMM) adds the zero point before it
     rounds, so that about one code in 10**5 beside a tie differs from it by one; with zero point 0 they are equal.
     """
-    params = _checked(params)
+    params = check_params(params)
     source = _arrays.floats(values, "values")
     result = _arrays.output(out, source.shape, params.code_dtype, source.origin)
     if not source.size:
@@ -110,7 +112,7 @@ def dequantize_with_params(
     TypeError
         `codes` has another dtype, `params` is not a QuantParams.
     """
-    params = _checked(params)
+    params = check_params(params)
     array = np.asarray(codes)
     if array.dtype != params.code_dtype or isinstance(codes, np.ma.MaskedArray):
         raise InvalidTypeError(f"codes: expected dtype {params.code_dtype} ({params.mode.value}), got {array.dtype}")
@@ -151,7 +153,7 @@ class QuantizedTensor:
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        params, shape = _checked(self.params), _arrays.shape(self.shape)
+        params, shape = check_params(self.params), _arrays.shape(self.shape)
         data = np.asarray(self.data)
         if data.dtype != params.code_dtype or isinstance(self.data, np.ma.MaskedArray):
             raise InvalidTypeError(f"data: expected dtype {params.code_dtype}, got {data.dtype}")
@@ -234,9 +236,7 @@ def quantize_tensor(
     >>> quantize_tensor(np.linspace(-1, 1, 256, dtype=np.float32).reshape(4, 64), QuantGranularity.per_channel())
     QuantizedTensor(shape=(4, 64), bits=8, symmetric, per_channel, num_groups=4, memory_bytes=272)
     """
-    granularity = QuantGranularity.per_tensor() if granularity is None else granularity
-    if not isinstance(granularity, QuantGranularity):
-        raise InvalidTypeError(f"granularity: expected a QuantGranularity, got {brief(granularity)}")
+    granularity = check_granularity(granularity)
     if granularity.group_size is not None:
         params = calibrate_per_group(values, granularity.group_size, bits, mode, n_threads=n_threads)
     elif granularity.axis is not None:
@@ -364,9 +364,3 @@ def _is_high_first(order: Any) -> bool:
     if order not in ("high_first", "low_first"):
         raise InvalidValueError(f"order: expected 'high_first' or 'low_first', got {brief(order)}")
     return bool(order == "high_first")
-
-
-def _checked(params: Any) -> QuantParams:
-    if not isinstance(params, QuantParams):
-        raise InvalidTypeError(f"params: expected a QuantParams, got {type(params).__name__}")
-    return params

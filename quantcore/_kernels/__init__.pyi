@@ -159,3 +159,27 @@ def count_digits(
     chunks: Chunks,
     most: int,
 ) -> None: ...
+
+_Buffer = tuple[NDArray[np.uint8] | None, int]
+
+def fake_quantize_groups(
+    work: int,
+    values: _Buffer,
+    grads: _Buffer,
+    out: _Buffer,
+    parameters: NDArray[np.float32],
+    sums: NDArray[np.float64] | None,
+    layout: _Layout,
+    chunks: Chunks,
+    most: int,
+) -> None: ...
+def fake_quantize_columns(
+    work: int,
+    values: _Buffer,
+    grads: _Buffer,
+    out: _Buffer,
+    parameters: NDArray[np.float32],
+    sums: NDArray[np.float64] | None,
+    chunks: Chunks,
+    most: int,
+) -> None: ...

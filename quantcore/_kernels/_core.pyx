@@ -347,4 +347,5 @@ def dequantize_columns(
             start = chunks.take(&most)
 
 
+include "core_fake_quant.pxi"
 include "core_statistics.pxi"

@@ -1,6 +1,5 @@
 # affine.pxi: the loops of extremes and affine codes over an array's groups (runs that share a scale) or rows (each
-# column has its own). Groups lie in rows of `cols` elements, each row beginning a group; the last one of a row may be
-# short.
+# column has its own); see walks.pxd.
 from libc.stdint cimport INT32_MAX, INT32_MIN, int32_t, int64_t, uint8_t, uint32_t
 
 from quantcore._kernels.affine cimport (
@@ -14,18 +13,7 @@ from quantcore._kernels.affine cimport (
 from quantcore._kernels.bits cimport INFINITE
 from quantcore._kernels.floats cimport FLOAT32, TILE, load_tile, size_of, store_tile
 from quantcore._kernels.table cimport GroupLayout
-
-cdef enum:
-    COLUMNS = 1024  # columns whose extremes stay in L1 while the rows go by
-
-
-cdef inline int64_t group_start(const GroupLayout* layout, int64_t group) noexcept nogil:
-    return (group // layout.per_row) * layout.cols + (group % layout.per_row) * layout.size
-
-
-cdef inline int64_t group_count(const GroupLayout* layout, int64_t group) noexcept nogil:
-    return min(layout.size, layout.cols - (group % layout.per_row) * layout.size)
-
+from quantcore._kernels.walks cimport COLUMNS, group_count, group_start
 
 cdef void groups_extremes(
     const uint8_t* values, int dtype, const GroupLayout* layout, int64_t first, int64_t n, int32_t* lowest,

@@ -9,6 +9,7 @@ include "blockwise.pxi"
 include "affine.pxi"
 include "histogram.pxi"
 include "selection.pxi"
+include "fake_quant.pxi"
 
 cdef KernelTable TABLE
 
@@ -40,5 +41,7 @@ TABLE.groups_dequantize = groups_dequantize
 TABLE.columns_dequantize = columns_dequantize
 TABLE.count_channels = count_channels
 TABLE.count_digits = count_digits
+TABLE.fake_quant_groups = fake_quant_groups
+TABLE.fake_quant_columns = fake_quant_columns
 
 table = PyCapsule_New(&TABLE, "quantcore._kernels.table", NULL)

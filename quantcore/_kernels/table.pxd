@@ -85,6 +85,38 @@ ctypedef void (*CountDigits)(
     const uint8_t* values, int dtype, int64_t n, const uint32_t* prefixes, int n_prefixes, int shift, Digits* digits,
 ) noexcept nogil
 
+# Fake quantization and its gradients (fake_quant.pxd), in groups or columns. There is one of each parameter for every
+# scale, or column; `lows` and `highs` are the ends of the codes less the zero point. Going backward there are `grads`,
+# and for LSQ the sums of each group, or of the columns: of the scales' terms, and of the gradient out of range.
+cdef enum FakeQuantWork:
+    FAKE_QUANTIZE = 0
+    BACKWARD = 1
+    LSQ = 2
+
+ctypedef struct FakeQuantJob:
+    int work
+    bint in_columns
+    const uint8_t* values
+    int dtype
+    const uint8_t* grads
+    int grad_dtype
+    uint8_t* out
+    int out_dtype
+    const float* scales
+    const float* inverses
+    const float* zero_points
+    const float* lows
+    const float* highs
+    double* scale_sums
+    double* outside_sums
+
+ctypedef int64_t (*FakeQuantGroups)(
+    const FakeQuantJob* job, const GroupLayout* layout, int64_t n_scales, int64_t first, int64_t n
+) noexcept nogil
+ctypedef int64_t (*FakeQuantColumns)(
+    const FakeQuantJob* job, int64_t width, int64_t first_row, int64_t n_rows
+) noexcept nogil
+
 ctypedef struct KernelTable:
     BlockKernels formats[N_FORMATS]
     NibblesQuantize nibbles_quantize
@@ -99,3 +131,5 @@ ctypedef struct KernelTable:
     ColumnsDequantize columns_dequantize
     CountChannels count_channels
     CountDigits count_digits
+    FakeQuantGroups fake_quant_groups
+    FakeQuantColumns fake_quant_columns

@@ -1,0 +1,162 @@
+# fake_quant.pxd: values as they come back from affine codes, and the gradients of that:
+# y = (clip(rint(x * (1 / scale)) + zero_point, qmin, qmax) - zero_point) * scale.
+# `low` and `high` are qmin and qmax less the zero point: clipped between them, rint(x / scale) is already the code less
+# the zero point, and no integer is needed. The sums of LSQ are float64.
+from libc.math cimport rintf
+from libc.stdint cimport int64_t, uint32_t
+
+from quantcore._kernels.bits cimport MAGNITUDE, bits_of
+
+cdef enum:
+    LANES = 16  # sums side by side, the same at every CPU level; a part of the result's definition
+    STAGE = 64  # elements whose terms are computed before they are added up
+
+
+cdef inline float clip(float v, float low, float high) noexcept nogil:
+    v = v if v > low else low
+    return v if v < high else high
+
+
+cdef inline float factor(float v, float low, float high) noexcept nogil:
+    """1 if the code is in range, or else 0."""
+    cdef float steps = rintf(v)
+    return <float> 1.0 if clip(steps, low, high) == steps else <float> 0.0
+
+
+cdef inline uint32_t fake_quantize_run(
+    const float* x, int64_t n, float inverse, float scale, float low, float high, float* y
+) noexcept nogil:
+    """Returns the largest magnitude's bits."""
+    cdef int64_t j
+    cdef uint32_t largest = 0
+    for j in range(n):
+        largest = max(largest, bits_of(x[j]) & MAGNITUDE)
+        # Adding zero turns -0 into 0, which is what the code less the zero point is.
+        y[j] = (rintf(clip(x[j] * inverse, low, high)) + <float> 0.0) * scale
+    return largest
+
+
+cdef inline uint32_t fake_quantize_row(
+    const float* x, int64_t n, const float* inverse, const float* scale, const float* low, const float* high, float* y
+) noexcept nogil:
+    """As fake_quantize_run, with a scale for each column."""
+    cdef int64_t j
+    cdef uint32_t largest = 0
+    for j in range(n):
+        largest = max(largest, bits_of(x[j]) & MAGNITUDE)
+        y[j] = (rintf(clip(x[j] * inverse[j], low[j], high[j])) + <float> 0.0) * scale[j]
+    return largest
+
+
+cdef inline uint32_t backward_run(
+    const float* x, const float* grad, int64_t n, float inverse, float low, float high, float* dx
+) noexcept nogil:
+    cdef int64_t j
+    cdef uint32_t largest = 0
+    for j in range(n):
+        largest = max(largest, bits_of(x[j]) & MAGNITUDE)
+        dx[j] = grad[j] * factor(x[j] * inverse, low, high)
+    return largest
+
+
+cdef inline uint32_t backward_row(
+    const float* x, const float* grad, int64_t n, const float* inverse, const float* low, const float* high, float* dx
+) noexcept nogil:
+    cdef int64_t j
+    cdef uint32_t largest = 0
+    for j in range(n):
+        largest = max(largest, bits_of(x[j]) & MAGNITUDE)
+        dx[j] = grad[j] * factor(x[j] * inverse[j], low[j], high[j])
+    return largest
+
+
+cdef inline void lsq_terms(
+    float x, float grad, float inverse, float scale, float zero_point, float low, float high, float* dx,
+    float* of_scale, float* outside,
+) noexcept nogil:
+    """The gradient of x, the term of the scale's, and the gradient if the code is out of range.
+
+    As torch does going backward, the zero point is added before rounding.
+    """
+    cdef float code = rintf(zero_point + x * inverse)
+    cdef float clipped = clip(code, low + zero_point, high + zero_point)
+    cdef float steps = clipped - zero_point
+    cdef float in_range = grad * (steps * scale - x) * inverse
+    cdef float beyond = grad * steps
+    dx[0] = grad * (<float> 1.0 if clipped == code else <float> 0.0)
+    of_scale[0] = in_range if clipped == code else beyond
+    outside[0] = <float> 0.0 if clipped == code else grad
+
+
+cdef inline double folded(double* lanes) noexcept nogil:
+    cdef int j, width = LANES // 2
+    while width:
+        for j in range(width):
+            lanes[j] += lanes[j + width]
+        width //= 2
+    return lanes[0]
+
+
+cdef inline uint32_t lsq_run(
+    const float* x, const float* grad, int64_t n, float inverse, float scale, float zero_point, float low, float high,
+    float* dx, double* scale_sum, double* outside_sum,
+) noexcept nogil:
+    """The gradient of x; adds to the sums of the scale's terms and of the gradient out of range."""
+    cdef float of_scale[STAGE]
+    cdef float outside[STAGE]
+    cdef double scale_lanes[LANES]
+    cdef double outside_lanes[LANES]
+    cdef int64_t start = 0, count, j, i
+    cdef uint32_t largest = 0
+    for j in range(LANES):
+        scale_lanes[j] = 0
+        outside_lanes[j] = 0
+    while start + STAGE <= n:
+        for j in range(STAGE):
+            largest = max(largest, bits_of(x[start + j]) & MAGNITUDE)
+            lsq_terms(
+                x[start + j], grad[start + j], inverse, scale, zero_point, low, high, &dx[start + j], &of_scale[j],
+                &outside[j],
+            )
+        for i in range(STAGE // LANES):
+            for j in range(LANES):
+                scale_lanes[j] += <double> of_scale[i * LANES + j]
+                outside_lanes[j] += <double> outside[i * LANES + j]
+        start += STAGE
+    count = n - start
+    for j in range(count):
+        largest = max(largest, bits_of(x[start + j]) & MAGNITUDE)
+        lsq_terms(
+            x[start + j], grad[start + j], inverse, scale, zero_point, low, high, &dx[start + j], &of_scale[j],
+            &outside[j],
+        )
+    for j in range(count):
+        scale_lanes[j % LANES] += <double> of_scale[j]
+        outside_lanes[j % LANES] += <double> outside[j]
+    scale_sum[0] += folded(scale_lanes)
+    outside_sum[0] += folded(outside_lanes)
+    return largest
+
+
+cdef inline uint32_t lsq_row(
+    const float* x, const float* grad, int64_t n, const float* inverse, const float* scale, const float* zero_point,
+    const float* low, const float* high, float* dx, double* scale_sum, double* outside_sum,
+) noexcept nogil:
+    """As lsq_run, with a scale and sums for each column."""
+    cdef float of_scale[STAGE]
+    cdef float outside[STAGE]
+    cdef int64_t start = 0, count, j, i
+    cdef uint32_t largest = 0
+    while start < n:
+        count = min(<int64_t> STAGE, n - start)
+        for j in range(count):
+            i = start + j
+            largest = max(largest, bits_of(x[i]) & MAGNITUDE)
+            lsq_terms(
+                x[i], grad[i], inverse[i], scale[i], zero_point[i], low[i], high[i], &dx[i], &of_scale[j], &outside[j]
+            )
+        for j in range(count):
+            scale_sum[start + j] += <double> of_scale[j]
+            outside_sum[start + j] += <double> outside[j]
+        start += count
+    return largest

@@ -1,0 +1,71 @@
+# walks.pxd: the ways through an array whose elements share scales, for any kernel that works element by element.
+# Groups are runs that share a scale: they lie in rows of `cols` elements, each row beginning a group; the last one of a
+# row may be short. Columns: rows of `width` elements of which each column has a scale.
+from libc.stdint cimport int64_t, uint8_t
+
+from quantcore._kernels.floats cimport FLOAT32, TILE, load_tile, size_of, store_tile
+from quantcore._kernels.table cimport GroupLayout
+
+cdef enum:
+    COLUMNS = 1024  # columns whose scales or extremes stay in L1 while the rows go by
+
+# Up to TILE elements from `at` on, in a group (`i`: its scale; `slot`: the group), or in a row (`i` and `slot`: the
+# first column). Returns whether they could be taken.
+ctypedef bint (*Piece)(const void* job, int64_t at, int64_t n, int64_t i, int64_t slot) noexcept nogil
+
+
+cdef inline int64_t group_start(const GroupLayout* layout, int64_t group) noexcept nogil:
+    return (group // layout.per_row) * layout.cols + (group % layout.per_row) * layout.size
+
+
+cdef inline int64_t group_count(const GroupLayout* layout, int64_t group) noexcept nogil:
+    return min(layout.size, layout.cols - (group % layout.per_row) * layout.size)
+
+
+cdef inline int64_t walk_groups(
+    const void* job, const GroupLayout* layout, int64_t n_scales, int64_t first, int64_t n, Piece piece
+) noexcept nogil:
+    """Groups from `first` on; returns the first one that could not be taken, or -1."""
+    cdef int64_t group, start, count, done, i
+    for group in range(first, first + n):
+        start = group_start(layout, group)
+        count = group_count(layout, group)
+        i = group // layout.sharing % n_scales
+        done = 0
+        while done < count:
+            if not piece(job, start + done, min(<int64_t> TILE, count - done), i, group):
+                return group
+            done += TILE
+    return -1
+
+
+cdef inline int64_t walk_columns(
+    const void* job, int64_t width, int64_t first_row, int64_t n_rows, Piece piece
+) noexcept nogil:
+    """Rows from `first_row` on, some columns after the other; returns a row that could not be taken, or -1."""
+    cdef int64_t column = 0, count, row
+    while column < width:
+        count = min(<int64_t> COLUMNS, width - column)
+        for row in range(first_row, first_row + n_rows):
+            if not piece(job, row * width + column, count, column, column):
+                return row
+        column += count
+    return -1
+
+
+cdef inline const float* loaded(const uint8_t* values, int dtype, int64_t at, int64_t n, float* staged) noexcept nogil:
+    """n values from `at` on as float32: where they are, or converted into `staged`."""
+    if dtype == FLOAT32:
+        return <const float*> values + at
+    load_tile(values + at * size_of(dtype), dtype, n, staged)
+    return staged
+
+
+cdef inline float* place(uint8_t* values, int dtype, int64_t at, float* staged) noexcept nogil:
+    """Where a kernel writes float32 that `keep` then converts if it must."""
+    return <float*> values + at if dtype == FLOAT32 else staged
+
+
+cdef inline void keep(const float* y, int64_t n, uint8_t* values, int dtype, int64_t at) noexcept nogil:
+    if dtype != FLOAT32:
+        store_tile(y, n, dtype, values + at * size_of(dtype))

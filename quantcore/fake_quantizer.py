@@ -1,0 +1,308 @@
+"""Fake quantization that finds its parameters by itself: the codes it aims at, and the object that QAT calls."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcore import _arrays, affine
+from quantcore._pickles import reduced
+from quantcore.errors import InvalidStateError, InvalidTypeError, InvalidValueError
+from quantcore.fake_quant import fake_quantize_backward, fake_quantize_with_params, ste_backward
+from quantcore.granularity import (
+    QuantGranularity,
+    QuantMode,
+    QuantParams,
+    check_bits,
+    check_granularity,
+    check_limits,
+    check_params,
+    code_range,
+    integer_of_either_sign,
+    params_within,
+)
+from quantcore.tables import brief
+
+__all__ = ["FakeQuantConfig", "FakeQuantize", "fake_quantize"]
+
+
+@dataclass(frozen=True, slots=True)
+class FakeQuantConfig:
+    """Which codes values are rounded to. Made by `symmetric`, `asymmetric`, `q4_symmetric` and `q8_symmetric`.
+
+    Attributes
+    ----------
+    bits : int
+        2 to 8.
+    is_symmetric : bool
+        Whether the zero point is 0. (The name `symmetric` is that of the constructor.)
+    qmin, qmax : int
+        The smallest and the largest code; `bits` hold them, with a sign if symmetric.
+
+    Raises
+    ------
+    ValueError
+        `bits` is out of range or does not hold `qmin` to `qmax`.
+    TypeError
+        A field has another type.
+
+    Examples
+    --------
+    >>> FakeQuantConfig.asymmetric(4)
+    FakeQuantConfig(bits=4, is_symmetric=False, qmin=0, qmax=15)
+    """
+
+    bits: int
+    is_symmetric: bool
+    qmin: int
+    qmax: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bits", check_bits(self.bits))
+        object.__setattr__(self, "is_symmetric", _boolean(self.is_symmetric, "is_symmetric"))
+        for name in ("qmin", "qmax"):
+            object.__setattr__(self, name, integer_of_either_sign(getattr(self, name), name))
+        check_limits(self.qmin, self.qmax, self.bits, self.mode, "qmin", "qmax")
+
+    @classmethod
+    def symmetric(cls, bits: int = 8) -> Self:
+        """Codes from `-qmax` to `qmax = 2**(bits - 1) - 1`, zero point 0."""
+        bits = check_bits(bits)
+        return cls(bits, True, *code_range(bits, QuantMode.SYMMETRIC))
+
+    @classmethod
+    def asymmetric(cls, bits: int = 8) -> Self:
+        """Codes from 0 to `2**bits - 1`, with a zero point."""
+        bits = check_bits(bits)
+        return cls(bits, False, *code_range(bits, QuantMode.ASYMMETRIC))
+
+    @classmethod
+    def q4_symmetric(cls) -> Self:
+        """Codes from -7 to 7."""
+        return cls.symmetric(4)
+
+    @classmethod
+    def q8_symmetric(cls) -> Self:
+        """Codes from -127 to 127."""
+        return cls.symmetric(8)
+
+    @property
+    def mode(self) -> QuantMode:
+        """The same as a QuantMode."""
+        return QuantMode.SYMMETRIC if self.is_symmetric else QuantMode.ASYMMETRIC
+
+    @property
+    def num_levels(self) -> int:
+        """How many codes there are."""
+        return self.qmax - self.qmin + 1
+
+
+class FakeQuantize:
+    """Rounds values to the codes of a configuration, with parameters found on data: the object that QAT calls.
+
+    Parameters
+    ----------
+    config : FakeQuantConfig
+    granularity : QuantGranularity, optional
+        None: per tensor.
+    params : QuantParams, optional
+        Parameters to begin with, of the same codes and granularity. None: not calibrated yet.
+
+    Raises
+    ------
+    ValueError
+        `params` contradicts `config` or `granularity`.
+    TypeError
+        An argument has another type.
+
+    Examples
+    --------
+    >>> fq = FakeQuantize(FakeQuantConfig.symmetric(2))
+    >>> fq.forward_with_calibration(np.array([-1.0, -0.4, 0.7, 1.0], np.float32))
+    array([-1.,  0.,  1.,  1.], dtype=float32)
+    >>> fq.backward_clamped(np.ones(4, np.float32), np.array([-2.0, -0.4, 0.7, 1.0], np.float32))
+    array([0., 1., 1., 1.], dtype=float32)
+    """
+
+    __slots__ = ("_config", "_granularity", "_params")
+
+    def __init__(
+        self,
+        config: FakeQuantConfig,
+        granularity: QuantGranularity | None = None,
+        params: QuantParams | None = None,
+    ) -> None:
+        if not isinstance(config, FakeQuantConfig):
+            raise InvalidTypeError(f"config: expected a FakeQuantConfig, got {brief(config)}")
+        self._config = config
+        self._granularity = check_granularity(granularity)
+        self._params: QuantParams | None = None
+        if params is not None:
+            params = check_params(params)
+            ours = (self._granularity, config.mode, config.bits, config.qmin, config.qmax)
+            theirs = (params.granularity, params.mode, params.bits, params.quant_min, params.quant_max)
+            if ours != theirs:
+                raise InvalidValueError(f"params: {theirs} contradict the configuration {ours}")
+            self._params = params
+
+    @classmethod
+    def q4(cls, granularity: QuantGranularity | None = None) -> Self:
+        """4 bits, symmetric."""
+        return cls(FakeQuantConfig.q4_symmetric(), granularity)
+
+    @classmethod
+    def q8(cls, granularity: QuantGranularity | None = None) -> Self:
+        """8 bits, symmetric."""
+        return cls(FakeQuantConfig.q8_symmetric(), granularity)
+
+    @property
+    def config(self) -> FakeQuantConfig:
+        """The codes."""
+        return self._config
+
+    @property
+    def granularity(self) -> QuantGranularity:
+        """Which elements share a scale."""
+        return self._granularity
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether there are parameters."""
+        return self._params is not None
+
+    @property
+    def num_levels(self) -> int:
+        """How many codes there are."""
+        return self._config.num_levels
+
+    @property
+    def params(self) -> QuantParams:
+        """The parameters. Before the first calibration: InvalidStateError, as from all that needs them."""
+        if self._params is None:
+            raise InvalidStateError("FakeQuantize: has no parameters yet; call calibrate or forward_with_calibration")
+        return self._params
+
+    @property
+    def scale(self) -> float | NDArray[np.float32]:
+        """The scale per tensor, or else all scales."""
+        scales = self.params.scales
+        return float(scales[0]) if self._granularity.name == "per_tensor" else scales
+
+    @property
+    def zero_point(self) -> int | NDArray[np.int32]:
+        """The zero point per tensor, or else all zero points."""
+        zero_points = self.params.zero_points
+        return int(zero_points[0]) if self._granularity.name == "per_tensor" else zero_points
+
+    def calibrate(self, data: Any, *, n_threads: int | None = None) -> QuantParams:
+        """Take the parameters from the extremes of an array, instead of those there may be.
+
+        Parameters
+        ----------
+        data : array_like
+            float32, float16, bfloat16 or float64, finite, not empty.
+        n_threads : int, optional
+            Threads to use; None: `get_num_threads()`.
+
+        Returns
+        -------
+        QuantParams
+            As `calibrate_per_tensor`, `calibrate_per_channel` or `calibrate_per_group` find them for these codes.
+
+        Raises
+        ------
+        ValueError
+            `data` is empty, holds NaN or inf, or has not the axis.
+        TypeError
+            `data` is not a float array.
+        """
+        source = _arrays.floats(data, "data")
+        if not source.size:
+            raise InvalidValueError(f"data: must not be empty, got shape {source.shape}")
+        config = self._config
+        lowest, highest = affine.extremes(source, self._granularity.sharing(source.shape), "data", n_threads)
+        limits = (config.qmin, config.qmax)
+        self._params = params_within(lowest, highest, self._granularity, config.bits, config.mode, limits)
+        return self._params
+
+    def forward(self, x: Any, *, n_threads: int | None = None, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """The fake-quantized values (see `fake_quantize_with_params`)."""
+        return fake_quantize_with_params(x, self.params, n_threads=n_threads, out=out)
+
+    def forward_with_calibration(
+        self, x: Any, *, n_threads: int | None = None, out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        """As `forward`; calibrates on the values if there are no parameters yet."""
+        params = self.calibrate(x, n_threads=n_threads) if self._params is None else self._params
+        return fake_quantize_with_params(x, params, n_threads=n_threads, out=out)
+
+    def backward(self, grad: Any, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """The plain straight-through gradient (see `ste_backward`)."""
+        return ste_backward(grad, out=out)
+
+    def backward_clamped(
+        self, grad: Any, x: Any, *, n_threads: int | None = None, out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        """The gradient where codes are in range, elsewhere zero (see `fake_quantize_backward`)."""
+        return fake_quantize_backward(grad, x, self.params, n_threads=n_threads, out=out)
+
+    def __repr__(self) -> str:
+        state = f"num_groups={self._params.num_groups}" if self._params is not None else "not calibrated"
+        return f"FakeQuantize({self._config}, {self._granularity.name}, {state})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return reduced(self, self._config, self._granularity, self._params)
+
+
+def fake_quantize(
+    values: Any,
+    bits: int = 8,
+    symmetric: bool = True,
+    *,
+    granularity: QuantGranularity | None = None,
+    n_threads: int | None = None,
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """Round values to the codes that fit their own extremes: calibrate, quantize and dequantize.
+
+    Parameters
+    ----------
+    values : array_like
+        float32, float16, bfloat16 or float64, finite.
+    bits : int, default 8
+        2 to 8.
+    symmetric : bool, default True
+        Codes around 0; False: from 0 to `2**bits - 1`, with a zero point.
+    granularity : QuantGranularity, optional
+        None: per tensor.
+    n_threads : int, optional
+        Threads to use; None: `get_num_threads()`.
+    out : ndarray of the result's dtype and shape, optional
+        Where to write the result.
+
+    Returns
+    -------
+    ndarray of the dtype and shape of `values`, float32 for float64
+
+    Raises
+    ------
+    ValueError
+        `values` is empty or holds NaN or inf; `bits` is out of range; `out` does not fit.
+    TypeError
+        `values` is not a float array; an argument has another type.
+
+    Examples
+    --------
+    >>> fake_quantize(np.array([-1.0, 0.3, 0.9], np.float32), bits=2)
+    array([-1.,  0.,  1.], dtype=float32)
+    """
+    is_symmetric = _boolean(symmetric, "symmetric")
+    config = FakeQuantConfig.symmetric(bits) if is_symmetric else FakeQuantConfig.asymmetric(bits)
+    return FakeQuantize(config, granularity).forward_with_calibration(values, n_threads=n_threads, out=out)
+
+
+def _boolean(value: Any, name: str) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise InvalidTypeError(f"{name}: expected a bool, got {brief(value)}")
+    return bool(value)

@@ -1,0 +1,113 @@
+"""Learned step size quantization (LSQ, Esser et al. 2020, arXiv:1902.08153): gradients of scales and zero points."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcore import _arrays, fake_quant
+from quantcore.errors import InvalidTypeError, InvalidValueError
+from quantcore.granularity import QuantParams, check_params
+from quantcore.tables import brief
+
+__all__ = ["LsqGradients", "lsq_backward"]
+
+
+class LsqGradients(NamedTuple):
+    """The gradients that `lsq_backward` returns.
+
+    Attributes
+    ----------
+    dx : ndarray
+        Of the fake-quantized values: of the dtype and shape of the gradient that was passed (float32 for float64).
+    dscale, dzero_point : ndarray of float32, shape (num_groups,)
+        Of the scales and of the zero points.
+    """
+
+    dx: NDArray[Any]
+    dscale: NDArray[np.float32]
+    dzero_point: NDArray[np.float32]
+
+
+def lsq_backward(
+    grad: Any,
+    x: Any,
+    params: QuantParams,
+    *,
+    grad_factor: float | None = None,
+    n_threads: int | None = None,
+    out: NDArray[Any] | None = None,
+) -> LsqGradients:
+    """Gradients of fake quantization with respect to the values, the scales and the zero points.
+
+    Parameters
+    ----------
+    grad : array_like, of the shape of `x`
+        The gradient of the output: float32, float16, bfloat16 or float64. NaN and inf are passed on.
+    x : array_like
+        What was fake-quantized: float32, float16, bfloat16 or float64, finite.
+    params : QuantParams
+        With which it was.
+    grad_factor : float, optional
+        What the gradients of scales and zero points are multiplied by. None: LSQ's `1 / sqrt(N * quant_max)`, where N
+        is the number of elements that share the scale.
+    n_threads : int, optional
+        Threads to use; None: `get_num_threads()`. The result does not depend on it.
+    out : ndarray of dx's dtype and shape, optional
+        Where to write `dx`.
+
+    Returns
+    -------
+    LsqGradients
+        A named tuple (dx, dscale, dzero_point).
+
+    Raises
+    ------
+    ValueError
+        `x` holds NaN or inf; the shapes differ; `params` or `out` does not fit; `quant_max` is not positive and there
+        is no `grad_factor`.
+    TypeError
+        `grad` or `x` is not a float array, `params` not a QuantParams, `grad_factor` not a number.
+
+    Notes
+    -----
+    With y the fake-quantized x, s the scale and zp the zero point, an element adds to the gradient of its scale
+    `grad * (y - x) / s` where the code is in range, `grad * (qmin - zp)` below it and `grad * (qmax - zp)` above; to
+    that of its zero point it adds `-grad * s` out of range. Terms are float32, their sums float64 in an order that is
+    always the same.
+
+    Equal to torch's `_fake_quantize_learnable_per_tensor_affine` and `_per_channel_affine`, also in that the code is
+    `rint(x / s + zp)` going backward but `rint(x / s) + zp` going forward, in float32: where x / s is all but half
+    between two codes and zp is not 0, the y meant here may be one step from the one that went forward, and at the ends
+    of the range `dx` may differ from that of `fake_quantize_backward`. Unlike here, torch takes a negative zero point
+    for one more (it truncates `zp + 0.5`); those of QuantParams are never negative.
+    """
+    params = check_params(params)
+    factor = _factor(grad_factor)
+    source, grads = fake_quant.pair(x, grad, "x")
+    wanted, element_type = fake_quant.result_dtype(grads, "grad")
+    dx = _arrays.output(out, source.shape, wanted, source.origin, grads.origin)
+    if factor is None and params.quant_max <= 0:
+        raise InvalidValueError(
+            f"params: quant_max must be positive for the factor 1 / sqrt(N * quant_max), got {params.quant_max}; "
+            f"give grad_factor"
+        )
+    if not source.size:
+        zeros = np.zeros(params.num_groups, np.float32)
+        return LsqGradients(dx, zeros, zeros.copy())
+    sums = fake_quant.run(fake_quant.LSQ, source, grads, params, dx, element_type, n_threads, "x")
+    sharing = params.sharing(source.shape, "x")
+    with np.errstate(over="ignore", invalid="ignore"):  # of gradients that are not finite
+        factors = 1 / np.sqrt(sharing.counts * float(params.quant_max)) if factor is None else np.float64(factor)
+        dscale, dzero_point = sums[0] * factors, sums[1] * factors * -params.scales.astype(np.float64)
+        return LsqGradients(dx, dscale.astype(np.float32), dzero_point.astype(np.float32))
+
+
+def _factor(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise InvalidTypeError(f"grad_factor: expected a number or None, got {brief(value)}")
+    if not np.isfinite(value):
+        raise InvalidValueError(f"grad_factor: must be finite, got {value}")
+    return float(value)
