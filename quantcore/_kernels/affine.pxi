@@ -1,5 +1,5 @@
-# affine.pxi: the loops of extremes and affine codes over an array's groups (runs that share a scale) or rows (each
-# column has its own); see walks.pxd.
+# affine.pxi: extremes and affine codes over an array's groups (runs that share a scale) or rows (each column has its
+# own), piece by piece (walks.pxd): a piece of another type than float32 is converted in L1.
 from libc.stdint cimport INT32_MAX, INT32_MIN, int32_t, int64_t, uint8_t, uint32_t
 
 from quantcore._kernels.affine cimport (
@@ -11,141 +11,125 @@ from quantcore._kernels.affine cimport (
     quantize_run,
 )
 from quantcore._kernels.bits cimport INFINITE
-from quantcore._kernels.floats cimport FLOAT32, TILE, load_tile, size_of, store_tile
+from quantcore._kernels.floats cimport TILE
 from quantcore._kernels.table cimport GroupLayout
-from quantcore._kernels.walks cimport COLUMNS, group_count, group_start
+from quantcore._kernels.walks cimport keep, loaded, place, walk_columns, walk_groups
+
+ctypedef struct ExtremesJob:
+    bint in_columns
+    const uint8_t* values
+    int dtype
+    int32_t* lowest
+    int32_t* highest
+
+ctypedef struct QuantizeJob:
+    bint in_columns
+    const uint8_t* values
+    int dtype
+    const float* inverses
+    const int32_t* zero_points
+    int32_t qmin
+    int32_t qmax
+    uint8_t* out
+
+ctypedef struct DequantizeJob:
+    bint in_columns
+    const uint8_t* codes
+    bint is_signed
+    const float* scales
+    const int32_t* zero_points
+    uint8_t* values
+    int dtype
+
+
+cdef bint piece_extremes(const void* job, int64_t at, int64_t n, int64_t i, int64_t slot) noexcept nogil:
+    cdef float staged[TILE]
+    cdef const ExtremesJob* p = <const ExtremesJob*> job
+    cdef const float* x = loaded(p.values, p.dtype, at, n, staged)
+    if p.in_columns:
+        extremes_of_row(x, n, p.lowest + slot, p.highest + slot)
+    else:
+        extremes_of_run(x, n, p.lowest + slot, p.highest + slot)
+    return True
+
+
+cdef bint piece_quantize(const void* job, int64_t at, int64_t n, int64_t i, int64_t slot) noexcept nogil:
+    cdef float staged[TILE]
+    cdef const QuantizeJob* p = <const QuantizeJob*> job
+    cdef const float* x = loaded(p.values, p.dtype, at, n, staged)
+    cdef uint32_t largest
+    if p.in_columns:
+        largest = quantize_row(x, n, p.inverses + i, p.zero_points + i, p.qmin, p.qmax, p.out + at)
+    else:
+        largest = quantize_run(
+            x, n, p.inverses[i], p.zero_points[i], <float> (p.qmin - p.zero_points[i]),
+            <float> (p.qmax - p.zero_points[i]), p.out + at,
+        )
+    return largest < <uint32_t> INFINITE
+
+
+cdef bint piece_dequantize(const void* job, int64_t at, int64_t n, int64_t i, int64_t slot) noexcept nogil:
+    cdef float staged[TILE]
+    cdef const DequantizeJob* p = <const DequantizeJob*> job
+    cdef float* y = place(p.values, p.dtype, at, staged)
+    if p.in_columns:
+        dequantize_row(p.codes + at, n, p.is_signed, p.scales + i, p.zero_points + i, y)
+    else:
+        dequantize_run(p.codes + at, n, p.is_signed, p.scales[i], p.zero_points[i], y)
+    keep(y, n, p.values, p.dtype, at)
+    return True
+
 
 cdef void groups_extremes(
     const uint8_t* values, int dtype, const GroupLayout* layout, int64_t first, int64_t n, int32_t* lowest,
     int32_t* highest,
 ) noexcept nogil:
-    cdef float staged[TILE]
-    cdef int64_t group, start, count, done, part, itemsize = size_of(dtype)
+    cdef ExtremesJob job = ExtremesJob(False, values, dtype, lowest, highest)
+    cdef int64_t group
     for group in range(first, first + n):
-        start = group_start(layout, group)
-        count = group_count(layout, group)
         lowest[group] = INT32_MAX
         highest[group] = INT32_MIN
-        if dtype == FLOAT32:
-            extremes_of_run(<const float*> values + start, count, &lowest[group], &highest[group])
-            continue
-        done = 0
-        while done < count:
-            part = min(<int64_t> TILE, count - done)
-            load_tile(values + (start + done) * itemsize, dtype, part, staged)
-            extremes_of_run(staged, part, &lowest[group], &highest[group])
-            done += part
+    walk_groups(&job, layout, 1, first, n, piece_extremes)
 
 
 cdef void columns_extremes(
     const uint8_t* values, int dtype, int64_t n_rows, int64_t width, int32_t* lowest, int32_t* highest
 ) noexcept nogil:
-    cdef float staged[COLUMNS]
-    cdef const float* x
-    cdef int64_t column = 0, part, row, itemsize = size_of(dtype)
-    while column < width:
-        part = min(<int64_t> COLUMNS, width - column)
-        for row in range(part):
-            lowest[column + row] = INT32_MAX
-            highest[column + row] = INT32_MIN
-        for row in range(n_rows):
-            if dtype == FLOAT32:
-                x = <const float*> values + row * width + column
-            else:
-                load_tile(values + (row * width + column) * itemsize, dtype, part, staged)
-                x = staged
-            extremes_of_row(x, part, lowest + column, highest + column)
-        column += part
+    cdef ExtremesJob job = ExtremesJob(True, values, dtype, lowest, highest)
+    cdef int64_t column
+    for column in range(width):
+        lowest[column] = INT32_MAX
+        highest[column] = INT32_MIN
+    walk_columns(&job, width, 0, n_rows, piece_extremes)
 
 
 cdef int64_t groups_quantize(
     const uint8_t* values, int dtype, const GroupLayout* layout, int64_t first, int64_t n, const float* inverses,
     const int32_t* zero_points, int64_t n_scales, int32_t qmin, int32_t qmax, uint8_t* out,
 ) noexcept nogil:
-    cdef float staged[TILE]
-    cdef const float* x
-    cdef int64_t group, start, count, done, part, i, itemsize = size_of(dtype)
-    for group in range(first, first + n):
-        start = group_start(layout, group)
-        count = group_count(layout, group)
-        i = group // layout.sharing % n_scales
-        done = 0
-        while done < count:
-            part = min(<int64_t> TILE, count - done)
-            if dtype == FLOAT32:
-                x = <const float*> values + start + done
-            else:
-                load_tile(values + (start + done) * itemsize, dtype, part, staged)
-                x = staged
-            if quantize_run(
-                x, part, inverses[i], zero_points[i], <float> (qmin - zero_points[i]), <float> (qmax - zero_points[i]),
-                out + start + done,
-            ) >= <uint32_t> INFINITE:
-                return group
-            done += part
-    return -1
+    cdef QuantizeJob job = QuantizeJob(False, values, dtype, inverses, zero_points, qmin, qmax, out)
+    return walk_groups(&job, layout, n_scales, first, n, piece_quantize)
 
 
 cdef int64_t columns_quantize(
     const uint8_t* values, int dtype, int64_t n_rows, int64_t width, const float* inverses, const int32_t* zero_points,
     int32_t qmin, int32_t qmax, uint8_t* out,
 ) noexcept nogil:
-    cdef float staged[TILE]
-    cdef const float* x
-    cdef int64_t column, part, row, at, itemsize = size_of(dtype)
-    for row in range(n_rows):
-        column = 0
-        while column < width:
-            part = min(<int64_t> TILE, width - column)
-            at = row * width + column
-            if dtype == FLOAT32:
-                x = <const float*> values + at
-            else:
-                load_tile(values + at * itemsize, dtype, part, staged)
-                x = staged
-            if quantize_row(
-                x, part, inverses + column, zero_points + column, qmin, qmax, out + at
-            ) >= <uint32_t> INFINITE:
-                return row
-            column += part
-    return -1
+    cdef QuantizeJob job = QuantizeJob(True, values, dtype, inverses, zero_points, qmin, qmax, out)
+    return walk_columns(&job, width, 0, n_rows, piece_quantize)
 
 
 cdef void groups_dequantize(
     const uint8_t* codes, int is_signed, const GroupLayout* layout, int64_t first, int64_t n, const float* scales,
     const int32_t* zero_points, int64_t n_scales, uint8_t* values, int dtype,
 ) noexcept nogil:
-    cdef float staged[TILE]
-    cdef float* y
-    cdef int64_t group, start, count, done, part, i, itemsize = size_of(dtype)
-    for group in range(first, first + n):
-        start = group_start(layout, group)
-        count = group_count(layout, group)
-        i = group // layout.sharing % n_scales
-        done = 0
-        while done < count:
-            part = min(<int64_t> TILE, count - done)
-            y = <float*> values + start + done if dtype == FLOAT32 else staged
-            dequantize_run(codes + start + done, part, is_signed, scales[i], zero_points[i], y)
-            if dtype != FLOAT32:
-                store_tile(staged, part, dtype, values + (start + done) * itemsize)
-            done += part
+    cdef DequantizeJob job = DequantizeJob(False, codes, is_signed, scales, zero_points, values, dtype)
+    walk_groups(&job, layout, n_scales, first, n, piece_dequantize)
 
 
 cdef void columns_dequantize(
     const uint8_t* codes, int is_signed, int64_t n_rows, int64_t width, const float* scales, const int32_t* zero_points,
     uint8_t* values, int dtype,
 ) noexcept nogil:
-    cdef float staged[TILE]
-    cdef float* y
-    cdef int64_t column, part, row, at, itemsize = size_of(dtype)
-    for row in range(n_rows):
-        column = 0
-        while column < width:
-            part = min(<int64_t> TILE, width - column)
-            at = row * width + column
-            y = <float*> values + at if dtype == FLOAT32 else staged
-            dequantize_row(codes + at, part, is_signed, scales + column, zero_points + column, y)
-            if dtype != FLOAT32:
-                store_tile(staged, part, dtype, values + at * itemsize)
-            column += part
+    cdef DequantizeJob job = DequantizeJob(True, codes, is_signed, scales, zero_points, values, dtype)
+    walk_columns(&job, width, 0, n_rows, piece_dequantize)

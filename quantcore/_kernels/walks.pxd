@@ -14,28 +14,31 @@ cdef enum:
 ctypedef bint (*Piece)(const void* job, int64_t at, int64_t n, int64_t i, int64_t slot) noexcept nogil
 
 
-cdef inline int64_t group_start(const GroupLayout* layout, int64_t group) noexcept nogil:
-    return (group // layout.per_row) * layout.cols + (group % layout.per_row) * layout.size
-
-
-cdef inline int64_t group_count(const GroupLayout* layout, int64_t group) noexcept nogil:
-    return min(layout.size, layout.cols - (group % layout.per_row) * layout.size)
-
-
 cdef inline int64_t walk_groups(
     const void* job, const GroupLayout* layout, int64_t n_scales, int64_t first, int64_t n, Piece piece
 ) noexcept nogil:
     """Groups from `first` on; returns the first one that could not be taken, or -1."""
-    cdef int64_t group, start, count, done, i
+    # Counters instead of quotients: a division takes as long as a group of 32.
+    cdef int64_t row = first // layout.per_row * layout.cols
+    cdef int64_t offset = first % layout.per_row * layout.size
+    cdef int64_t i = first // layout.sharing % n_scales
+    cdef int64_t left = layout.sharing - first % layout.sharing
+    cdef int64_t group, start, stop
     for group in range(first, first + n):
-        start = group_start(layout, group)
-        count = group_count(layout, group)
-        i = group // layout.sharing % n_scales
-        done = 0
-        while done < count:
-            if not piece(job, start + done, min(<int64_t> TILE, count - done), i, group):
+        start = row + offset
+        stop = row + min(offset + layout.size, layout.cols)
+        while start < stop:
+            if not piece(job, start, min(<int64_t> TILE, stop - start), i, group):
                 return group
-            done += TILE
+            start += TILE
+        offset += layout.size
+        if offset >= layout.cols:
+            offset = 0
+            row += layout.cols
+        left -= 1
+        if left == 0:
+            left = layout.sharing
+            i = i + 1 if i + 1 < n_scales else 0
     return -1
 
 
