@@ -5,11 +5,12 @@
 from libc.math cimport rintf
 from libc.stdint cimport int64_t, uint32_t
 
-from quantcore._kernels.bits cimport MAGNITUDE, bits_of
+from quantcore._kernels.bits cimport MAGNITUDE, bits_of, float_of
 
 cdef enum:
+    ONE = 0x3F800000  # the bits of 1
     LANES = 16  # sums side by side, the same at every CPU level; a part of the result's definition
-    STAGE = 64  # elements whose terms are computed before they are added up
+    STAGE = 256  # elements whose terms are computed before they are added up
 
 
 cdef inline float clip(float v, float low, float high) noexcept nogil:
@@ -81,11 +82,12 @@ cdef inline void lsq_terms(
     cdef float code = rintf(zero_point + x * inverse)
     cdef float clipped = clip(code, low + zero_point, high + zero_point)
     cdef float steps = clipped - zero_point
-    cdef float in_range = grad * (steps * scale - x) * inverse
-    cdef float beyond = grad * steps
-    dx[0] = grad * (<float> 1.0 if clipped == code else <float> 0.0)
-    of_scale[0] = in_range if clipped == code else beyond
-    outside[0] = <float> 0.0 if clipped == code else grad
+    cdef uint32_t inside = 0 - <uint32_t> (clipped == code)  # all ones, or zero: choices of bits, without branches
+    cdef uint32_t in_range = bits_of(grad * (steps * scale - x) * inverse)
+    cdef uint32_t beyond = bits_of(grad * steps)
+    dx[0] = grad * float_of(inside & <uint32_t> ONE)
+    of_scale[0] = float_of(beyond ^ ((beyond ^ in_range) & inside))
+    outside[0] = float_of(bits_of(grad) & ~inside)
 
 
 cdef inline double folded(double* lanes) noexcept nogil:
@@ -106,33 +108,26 @@ cdef inline uint32_t lsq_run(
     cdef float outside[STAGE]
     cdef double scale_lanes[LANES]
     cdef double outside_lanes[LANES]
-    cdef int64_t start = 0, count, j, i
+    cdef int64_t start = 0, count, i, j
     cdef uint32_t largest = 0
     for j in range(LANES):
         scale_lanes[j] = 0
         outside_lanes[j] = 0
-    while start + STAGE <= n:
-        for j in range(STAGE):
-            largest = max(largest, bits_of(x[start + j]) & MAGNITUDE)
-            lsq_terms(
-                x[start + j], grad[start + j], inverse, scale, zero_point, low, high, &dx[start + j], &of_scale[j],
-                &outside[j],
-            )
-        for i in range(STAGE // LANES):
+    while start < n:
+        count = min(<int64_t> STAGE, n - start)
+        for j in range(count):
+            i = start + j
+            largest = max(largest, bits_of(x[i]) & MAGNITUDE)
+            lsq_terms(x[i], grad[i], inverse, scale, zero_point, low, high, &dx[i], &of_scale[j], &outside[j])
+        for i in range(count // LANES):
             for j in range(LANES):
                 scale_lanes[j] += <double> of_scale[i * LANES + j]
                 outside_lanes[j] += <double> outside[i * LANES + j]
-        start += STAGE
-    count = n - start
-    for j in range(count):
-        largest = max(largest, bits_of(x[start + j]) & MAGNITUDE)
-        lsq_terms(
-            x[start + j], grad[start + j], inverse, scale, zero_point, low, high, &dx[start + j], &of_scale[j],
-            &outside[j],
-        )
-    for j in range(count):
-        scale_lanes[j % LANES] += <double> of_scale[j]
-        outside_lanes[j % LANES] += <double> outside[j]
+        i = count // LANES * LANES
+        for j in range(count - i):
+            scale_lanes[j] += <double> of_scale[i + j]
+            outside_lanes[j] += <double> outside[i + j]
+        start += count
     scale_sum[0] += folded(scale_lanes)
     outside_sum[0] += folded(outside_lanes)
     return largest
@@ -145,7 +140,7 @@ cdef inline uint32_t lsq_row(
     """As lsq_run, with a scale and sums for each column."""
     cdef float of_scale[STAGE]
     cdef float outside[STAGE]
-    cdef int64_t start = 0, count, j, i
+    cdef int64_t start = 0, count, i, j
     cdef uint32_t largest = 0
     while start < n:
         count = min(<int64_t> STAGE, n - start)
