@@ -8,7 +8,6 @@ from libc.stdint cimport int64_t, uint32_t
 from quantcore._kernels.bits cimport MAGNITUDE, bits_of, float_of
 
 cdef enum:
-    ONE = 0x3F800000  # the bits of 1
     LANES = 16  # sums side by side, the same at every CPU level; a part of the result's definition
     STAGE = 256  # elements whose terms are computed before they are added up
 
@@ -82,12 +81,12 @@ cdef inline void lsq_terms(
     cdef float code = rintf(zero_point + x * inverse)
     cdef float clipped = clip(code, low + zero_point, high + zero_point)
     cdef float steps = clipped - zero_point
-    cdef uint32_t inside = 0 - <uint32_t> (clipped == code)  # all ones, or zero: choices of bits, without branches
+    cdef uint32_t inside = 0 - <uint32_t> (clipped == code)  # all ones, or zero
     cdef uint32_t in_range = bits_of(grad * (steps * scale - x) * inverse)
     cdef uint32_t beyond = bits_of(grad * steps)
-    dx[0] = grad * float_of(inside & <uint32_t> ONE)
-    of_scale[0] = float_of(beyond ^ ((beyond ^ in_range) & inside))
-    outside[0] = float_of(bits_of(grad) & ~inside)
+    dx[0] = grad * (<float> 1.0 if clipped == code else <float> 0.0)
+    of_scale[0] = float_of(beyond ^ ((beyond ^ in_range) & inside))  # for a choice of floats gcc would branch
+    outside[0] = <float> 0.0 if clipped == code else grad
 
 
 cdef inline double folded(double* lanes) noexcept nogil:
