@@ -25,7 +25,8 @@ from quantcore.errors import (
     QuantcoreError,
 )
 from quantcore.fake_quant import fake_quantize_backward, fake_quantize_with_params, ste_backward
-from quantcore.fake_quantizer import FakeQuantConfig, FakeQuantize, fake_quantize
+from quantcore.fake_quant_config import FakeQuantConfig
+from quantcore.fake_quantizer import FakeQuantize, fake_quantize
 from quantcore.formats import dequantize, quantize
 from quantcore.ggml_types import GGUF_BLOCK_SIZE, GGUFQuantType
 from quantcore.granularity import (

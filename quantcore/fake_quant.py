@@ -56,13 +56,7 @@ def fake_quantize_with_params(
     `torch.fake_quantize_per_channel_affine`; only where x / scale is 2**63 or more does torch return the lowest code
     (its integers overflow), and this function the highest. float16 and bfloat16 are rounded to nearest even at the end.
     """
-    params = check_params(params)
-    source = _arrays.floats(values, "values")
-    wanted, element_type = result_dtype(source, "values")
-    result = _arrays.output(out, source.shape, wanted, source.origin)
-    if source.size:
-        run(FAKE_QUANTIZE, source, None, params, result, element_type, n_threads, "values")
-    return result
+    return forward(values, params, "values", n_threads, out)
 
 
 def fake_quantize_backward(
@@ -101,13 +95,7 @@ def fake_quantize_backward(
     TypeError
         `grad` or `values` is not a float array, `params` not a QuantParams.
     """
-    params = check_params(params)
-    source, grads = pair(values, grad, "values")
-    wanted, element_type = result_dtype(grads, "grad")
-    result = _arrays.output(out, source.shape, wanted, source.origin, grads.origin)
-    if source.size:
-        run(BACKWARD, source, grads, params, result, element_type, n_threads, "values")
-    return result
+    return backward(grad, values, params, "values", n_threads, out)
 
 
 def ste_backward(grad: Any, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -132,6 +120,32 @@ def ste_backward(grad: Any, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
     else:
         with np.errstate(over="ignore"):
             result.reshape(-1)[:] = grads.values(0, grads.size)
+    return result
+
+
+def forward(
+    values: Any, params: QuantParams, name: str, n_threads: int | None, out: NDArray[Any] | None
+) -> NDArray[Any]:
+    """`fake_quantize_with_params` of values that the caller knows by this name."""
+    params = check_params(params)
+    source = _arrays.floats(values, name)
+    wanted, element_type = result_dtype(source, name)
+    result = _arrays.output(out, source.shape, wanted, source.origin)
+    if source.size:
+        run(FAKE_QUANTIZE, source, None, params, result, element_type, n_threads, name)
+    return result
+
+
+def backward(
+    grad: Any, values: Any, params: QuantParams, name: str, n_threads: int | None, out: NDArray[Any] | None
+) -> NDArray[Any]:
+    """`fake_quantize_backward` of values that the caller knows by this name."""
+    params = check_params(params)
+    source, grads = pair(values, grad, name)
+    wanted, element_type = result_dtype(grads, "grad")
+    result = _arrays.output(out, source.shape, wanted, source.origin, grads.origin)
+    if source.size:
+        run(BACKWARD, source, grads, params, result, element_type, n_threads, name)
     return result
 
 

@@ -1,101 +1,18 @@
-"""Fake quantization that finds its parameters by itself: the codes it aims at, and the object that QAT calls."""
+"""Fake quantization that finds its parameters by itself: the object that QAT calls."""
 
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcore import _arrays, affine
+from quantcore import _arrays, affine, fake_quant
 from quantcore._pickles import reduced
 from quantcore.errors import InvalidStateError, InvalidTypeError, InvalidValueError
-from quantcore.fake_quant import fake_quantize_backward, fake_quantize_with_params, ste_backward
-from quantcore.granularity import (
-    QuantGranularity,
-    QuantMode,
-    QuantParams,
-    check_bits,
-    check_granularity,
-    check_limits,
-    check_params,
-    code_range,
-    integer_of_either_sign,
-    params_within,
-)
+from quantcore.fake_quant_config import FakeQuantConfig, boolean
+from quantcore.granularity import QuantGranularity, QuantParams, check_granularity, check_params, params_within
 from quantcore.tables import brief
 
-__all__ = ["FakeQuantConfig", "FakeQuantize", "fake_quantize"]
-
-
-@dataclass(frozen=True, slots=True)
-class FakeQuantConfig:
-    """Which codes values are rounded to. Made by `symmetric`, `asymmetric`, `q4_symmetric` and `q8_symmetric`.
-
-    Attributes
-    ----------
-    bits : int
-        2 to 8.
-    is_symmetric : bool
-        Whether the zero point is 0. (The name `symmetric` is that of the constructor.)
-    qmin, qmax : int
-        The smallest and the largest code; `bits` hold them, with a sign if symmetric.
-
-    Raises
-    ------
-    ValueError
-        `bits` is out of range or does not hold `qmin` to `qmax`.
-    TypeError
-        A field has another type.
-
-    Examples
-    --------
-    >>> FakeQuantConfig.asymmetric(4)
-    FakeQuantConfig(bits=4, is_symmetric=False, qmin=0, qmax=15)
-    """
-
-    bits: int
-    is_symmetric: bool
-    qmin: int
-    qmax: int
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "bits", check_bits(self.bits))
-        object.__setattr__(self, "is_symmetric", _boolean(self.is_symmetric, "is_symmetric"))
-        for name in ("qmin", "qmax"):
-            object.__setattr__(self, name, integer_of_either_sign(getattr(self, name), name))
-        check_limits(self.qmin, self.qmax, self.bits, self.mode, "qmin", "qmax")
-
-    @classmethod
-    def symmetric(cls, bits: int = 8) -> Self:
-        """Codes from `-qmax` to `qmax = 2**(bits - 1) - 1`, zero point 0."""
-        bits = check_bits(bits)
-        return cls(bits, True, *code_range(bits, QuantMode.SYMMETRIC))
-
-    @classmethod
-    def asymmetric(cls, bits: int = 8) -> Self:
-        """Codes from 0 to `2**bits - 1`, with a zero point."""
-        bits = check_bits(bits)
-        return cls(bits, False, *code_range(bits, QuantMode.ASYMMETRIC))
-
-    @classmethod
-    def q4_symmetric(cls) -> Self:
-        """Codes from -7 to 7."""
-        return cls.symmetric(4)
-
-    @classmethod
-    def q8_symmetric(cls) -> Self:
-        """Codes from -127 to 127."""
-        return cls.symmetric(8)
-
-    @property
-    def mode(self) -> QuantMode:
-        """The same as a QuantMode."""
-        return QuantMode.SYMMETRIC if self.is_symmetric else QuantMode.ASYMMETRIC
-
-    @property
-    def num_levels(self) -> int:
-        """How many codes there are."""
-        return self.qmax - self.qmin + 1
+__all__ = ["FakeQuantize", "fake_quantize"]
 
 
 class FakeQuantize:
@@ -217,35 +134,39 @@ class FakeQuantize:
         TypeError
             `data` is not a float array.
         """
-        source = _arrays.floats(data, "data")
-        if not source.size:
-            raise InvalidValueError(f"data: must not be empty, got shape {source.shape}")
-        config = self._config
-        lowest, highest = affine.extremes(source, self._granularity.sharing(source.shape), "data", n_threads)
-        limits = (config.qmin, config.qmax)
-        self._params = params_within(lowest, highest, self._granularity, config.bits, config.mode, limits)
-        return self._params
+        return self._calibrated(data, "data", n_threads)
 
     def forward(self, x: Any, *, n_threads: int | None = None, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """The fake-quantized values (see `fake_quantize_with_params`)."""
-        return fake_quantize_with_params(x, self.params, n_threads=n_threads, out=out)
+        return fake_quant.forward(x, self.params, "x", n_threads, out)
 
     def forward_with_calibration(
         self, x: Any, *, n_threads: int | None = None, out: NDArray[Any] | None = None
     ) -> NDArray[Any]:
         """As `forward`; calibrates on the values if there are no parameters yet."""
-        params = self.calibrate(x, n_threads=n_threads) if self._params is None else self._params
-        return fake_quantize_with_params(x, params, n_threads=n_threads, out=out)
+        params = self._calibrated(x, "x", n_threads) if self._params is None else self._params
+        return fake_quant.forward(x, params, "x", n_threads, out)
 
     def backward(self, grad: Any, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """The plain straight-through gradient (see `ste_backward`)."""
-        return ste_backward(grad, out=out)
+        return fake_quant.ste_backward(grad, out=out)
 
     def backward_clamped(
         self, grad: Any, x: Any, *, n_threads: int | None = None, out: NDArray[Any] | None = None
     ) -> NDArray[Any]:
         """The gradient where codes are in range, elsewhere zero (see `fake_quantize_backward`)."""
-        return fake_quantize_backward(grad, x, self.params, n_threads=n_threads, out=out)
+        return fake_quant.backward(grad, x, self.params, "x", n_threads, out)
+
+    def _calibrated(self, data: Any, name: str, n_threads: int | None) -> QuantParams:
+        source = _arrays.floats(data, name)
+        if not source.size:
+            raise InvalidValueError(f"{name}: must not be empty, got shape {source.shape}")
+        config, granularity = self._config, self._granularity
+        lowest, highest = affine.extremes(source, granularity.sharing(source.shape), name, n_threads)
+        limits = (config.qmin, config.qmax)
+        params = params_within(lowest, highest, granularity, config.bits, config.mode, limits)
+        self._params = params
+        return params
 
     def __repr__(self) -> str:
         state = f"num_groups={self._params.num_groups}" if self._params is not None else "not calibrated"
@@ -297,12 +218,7 @@ def fake_quantize(
     >>> fake_quantize(np.array([-1.0, 0.3, 0.9], np.float32), bits=2)
     array([-1.,  0.,  1.], dtype=float32)
     """
-    is_symmetric = _boolean(symmetric, "symmetric")
+    is_symmetric = boolean(symmetric, "symmetric")
     config = FakeQuantConfig.symmetric(bits) if is_symmetric else FakeQuantConfig.asymmetric(bits)
-    return FakeQuantize(config, granularity).forward_with_calibration(values, n_threads=n_threads, out=out)
-
-
-def _boolean(value: Any, name: str) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise InvalidTypeError(f"{name}: expected a bool, got {brief(value)}")
-    return bool(value)
+    params = FakeQuantize(config, granularity)._calibrated(values, "values", n_threads)
+    return fake_quant.forward(values, params, "values", n_threads, out)

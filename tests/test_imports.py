@@ -45,6 +45,7 @@ FLOORS = [
         "calibration_records",
         "clipping",
         "fake_quant",
+        "fake_quant_config",
         "fake_quantizer",
         "formats",
         "granularity",
