@@ -53,8 +53,9 @@ def fake_quantize_with_params(
     Notes
     -----
     In float32, rounded half to even, to the last bit as `torch.fake_quantize_per_tensor_affine` and
-    `torch.fake_quantize_per_channel_affine`; only where x / scale is 2**63 or more does torch return the lowest code
-    (its integers overflow), and this function the highest. float16 and bfloat16 are rounded to nearest even at the end.
+    `torch.fake_quantize_per_channel_affine`; only that per channel torch takes the lowest code where x / scale is 2**63
+    or more (its integers overflow), and this function the highest. float16 and bfloat16 are rounded to nearest even at
+    the end.
     """
     return forward(values, params, "values", n_threads, out)
 

@@ -73,14 +73,15 @@ def lsq_backward(
     -----
     With y the fake-quantized x, s the scale and zp the zero point, an element adds to the gradient of its scale
     `grad * (y - x) / s` where the code is in range, `grad * (qmin - zp)` below it and `grad * (qmax - zp)` above; to
-    that of its zero point it adds `-grad * s` out of range. Terms are float32, their sums float64 in an order that is
-    always the same.
+    that of its zero point it adds `-grad * s` out of range. Terms are float32 (y - x is rounded only once), their sums
+    float64 in an order that is always the same.
 
     Equal to torch's `_fake_quantize_learnable_per_tensor_affine` and `_per_channel_affine`, also in that the code is
     `rint(x / s + zp)` going backward but `rint(x / s) + zp` going forward, in float32: where x / s is all but half
     between two codes and zp is not 0, the y meant here may be one step from the one that went forward, and at the ends
     of the range `dx` may differ from that of `fake_quantize_backward`. Unlike here, torch takes a negative zero point
-    for one more (it truncates `zp + 0.5`); those of QuantParams are never negative.
+    for one more (it truncates `zp + 0.5`), but those of QuantParams are never negative; and a code of 2**63 or more for
+    one below the range (its integers overflow).
     """
     params = check_params(params)
     factor = _factor(grad_factor)

@@ -8,6 +8,7 @@ from libc.stdint cimport int64_t, uint32_t
 from quantcore._kernels.bits cimport MAGNITUDE, bits_of, float_of
 
 cdef enum:
+    UPPER_HALF = 0xFFFFF000  # the bits of a float that leave 12 of its mantissa
     LANES = 16  # sums side by side, the same at every CPU level; a part of the result's definition
     STAGE = 256  # elements whose terms are computed before they are added up
 
@@ -82,7 +83,11 @@ cdef inline void lsq_terms(
     cdef float clipped = clip(code, low + zero_point, high + zero_point)
     cdef float steps = clipped - zero_point
     cdef uint32_t inside = 0 - <uint32_t> (clipped == code)  # all ones, or zero
-    cdef uint32_t in_range = bits_of(grad * (steps * scale - x) * inverse)
+    # steps * scale - x, rounded once, as by a fused multiply-add: the products of steps, an integer of 9 bits, with
+    # either half of the scale are exact, and so is the first difference, since x is within half a scale of the code.
+    cdef float upper = float_of(bits_of(scale) & <uint32_t> UPPER_HALF)
+    cdef float error = (steps * upper - x) + steps * (scale - upper)
+    cdef uint32_t in_range = bits_of(grad * error * inverse)
     cdef uint32_t beyond = bits_of(grad * steps)
     dx[0] = grad * (<float> 1.0 if clipped == code else <float> 0.0)
     of_scale[0] = float_of(beyond ^ ((beyond ^ in_range) & inside))  # for a choice of floats gcc would branch
