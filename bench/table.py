@@ -15,6 +15,7 @@ from statistics import median
 from time import perf_counter
 
 import quantcore
+from bench.qat_works import qat_works
 from bench.roofline import bandwidth
 from bench.works import Work, blockwise_works, works
 from quantcore._kernels import SUPPORTED_LEVELS
@@ -41,7 +42,7 @@ def rows(n_elements: int, threads: list[int], rounds: int) -> list[str]:
     """The table's rows at this process's CPU level."""
     lines = []
     rooflines = {n: bandwidth(n) for n in threads}
-    for work in chain(works(n_elements), blockwise_works(n_elements)):
+    for work in chain(works(n_elements), blockwise_works(n_elements), qat_works(n_elements)):
         for n_threads in threads:
             seconds = measured(work, n_threads, rounds)
             ours = seconds.pop("quantcore")
