@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import importlib
+import importlib.util
 import inspect
 import os
 import re
@@ -33,6 +34,7 @@ FLOORS = [
         "inspection",
         "safetensors",
         "safetensors_writer",
+        "torch",
     },
     {
         "affine",
@@ -59,6 +61,8 @@ FLOORS = [
     {"_kernels", "data", "ggml_types", "model_report", "tables"},
     {"errors"},
 ]
+# What a module that nothing else imports may need beside NumPy; without it, importing the module is an error.
+OPTIONAL = {name: {"torch"} for name in FILES if name.split(".")[1:2] == ["torch"]}
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 
 
@@ -116,7 +120,20 @@ def test_kernels_import_nothing_of_ours():
 @pytest.mark.parametrize("module", FILES)
 def test_nothing_but_numpy_is_needed_to_import(module):
     needed = {name.split(".")[0] for name in imports(module, at_import_only=True)}
-    assert needed - sys.stdlib_module_names <= {"numpy", "quantcore"}
+    assert needed - sys.stdlib_module_names <= {"numpy", "quantcore"} | OPTIONAL.get(module, set())
+
+
+@pytest.mark.parametrize("module", sorted(set(FILES) - set(OPTIONAL)))
+def test_nothing_imports_an_optional_module(module):
+    assert own_imports(module) & set(OPTIONAL) == set()
+
+
+def test_an_optional_module_names_the_package_that_is_missing():
+    code = "import sys; sys.modules['torch'] = None; import quantcore.torch"
+    environment = os.environ | {"PYTHONPATH": str(ROOT.parent)}
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert child.returncode == 1
+    assert "ImportError: quantcore.torch needs the package torch (pip install quantcore[torch])" in child.stderr
 
 
 def test_import_is_light():
@@ -131,9 +148,15 @@ def test_import_is_light():
 # Public names
 
 
+def missing(name: str) -> set[str]:
+    """The optional packages that a module needs and that are not installed."""
+    return {package for package in OPTIONAL.get(name, set()) if importlib.util.find_spec(package) is None}
+
+
 def public_modules() -> list[ModuleType]:
     """The modules that say which of their names are public; `_kernels` is not for users."""
-    modules = [importlib.import_module(name) for name in FILES if not name.startswith("quantcore.__main__")]
+    names = [name for name in FILES if not name.startswith("quantcore.__main__") and not missing(name)]
+    modules = [importlib.import_module(name) for name in names]
     return [module for module in modules if hasattr(module, "__all__") and module.__name__ != "quantcore._kernels"]
 
 
@@ -158,8 +181,10 @@ def undocumented(value: object, name: str) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("package", ["quantcore", "quantcore.gguf"])
+@pytest.mark.parametrize("package", ["quantcore", "quantcore.gguf", "quantcore.torch"])
 def test_packages_export_what_they_list_and_nothing_else(package):
+    for optional in OPTIONAL.get(package, ()):
+        pytest.importorskip(optional)
     module = importlib.import_module(package)
     public = {name for name, value in vars(module).items() if name[0] != "_" and not inspect.ismodule(value)}
     assert public == set(module.__all__)
