@@ -2,5 +2,5 @@
 
 from importlib.util import find_spec
 
-_NEEDS = {"quantcore/dask.py": "dask"}
+_NEEDS = {"quantcore/dask.py": "dask", "quantcore/torch": "torch"}
 collect_ignore = [path for path, package in _NEEDS.items() if find_spec(package) is None]

@@ -1,4 +1,4 @@
-"""One table of every work beside its peers: `python -m bench.table [--elements N] [--threads 1 2] [--output FILE]`.
+"""One table of every work beside its peers: `python -m bench.table [--suites NAMES] [--threads 1 2] [--output FILE]`.
 
 Each round times every contender once, one after the other, so that a noisy machine is noisy for all; the figures are
 medians over the rounds. Shares are of the memory roofline of the same run.
@@ -15,10 +15,9 @@ from statistics import median
 from time import perf_counter
 
 import quantcore
-from bench.analysis_works import analysis_works
-from bench.qat_works import qat_works
 from bench.roofline import bandwidth
-from bench.works import Work, blockwise_works, works
+from bench.suites import SUITES
+from bench.works import Work
 from quantcore._kernels import SUPPORTED_LEVELS
 
 HEAD = "| work | threads | level | Gelem/s | roofline | ratio to peers |\n|---|---|---|---|---|---|"
@@ -39,13 +38,11 @@ def measured(work: Work, n_threads: int, rounds: int) -> dict[str, float]:
     return {name: median(values) for name, values in times.items()}
 
 
-def rows(n_elements: int, threads: list[int], rounds: int) -> list[str]:
+def rows(suites: list[str], n_elements: int, threads: list[int], rounds: int) -> list[str]:
     """The table's rows at this process's CPU level."""
     lines = []
     rooflines = {n: bandwidth(n) for n in threads}
-    for work in chain(
-        works(n_elements), blockwise_works(n_elements), analysis_works(n_elements), qat_works(n_elements)
-    ):
+    for work in chain.from_iterable(SUITES[suite](n_elements) for suite in suites):
         for n_threads in threads:
             seconds = measured(work, n_threads, rounds)
             ours = seconds.pop("quantcore")
@@ -70,6 +67,7 @@ def machine() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--elements", type=int, default=1 << 25)
+    parser.add_argument("--suites", nargs="+", default=list(SUITES), choices=SUITES)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--levels", nargs="+", default=list(reversed(SUPPORTED_LEVELS)), choices=SUPPORTED_LEVELS)
@@ -77,12 +75,13 @@ def main() -> None:
     parser.add_argument("--rows-only", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rows_only:
-        print("\n".join(rows(options.elements, options.threads, options.rounds)))
+        print("\n".join(rows(options.suites, options.elements, options.threads, options.rounds)))
         return
     lines = []
     for level in options.levels:
         command = [sys.executable, "-m", "bench.table", "--rows-only", "--elements", str(options.elements)]
-        command += ["--rounds", str(options.rounds), "--threads", *map(str, options.threads)]
+        command += ["--suites", *options.suites, "--rounds", str(options.rounds)]
+        command += ["--threads", *map(str, options.threads)]
         environment = os.environ | {"QUANTCORE_ISA": level}
         result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         lines += result.stdout.splitlines()

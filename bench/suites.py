@@ -1,0 +1,21 @@
+"""All suites of works: whatever `python -m bench.table` and `pytest bench/` measure."""
+
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+
+from bench.analysis_works import analysis_works
+from bench.calibration_works import calibration_works
+from bench.qat_works import qat_works
+from bench.works import Work, blockwise_works, works
+
+SUITES: dict[str, Callable[[int], Iterator[Work]]] = {
+    "formats": works,
+    "blockwise": blockwise_works,
+    "calibration": calibration_works,
+    "analysis": analysis_works,
+    "qat": qat_works,
+}
+if find_spec("torch") is not None:
+    from bench.torch_works import torch_works
+
+    SUITES["torch"] = torch_works
