@@ -35,7 +35,7 @@ from pathlib import Path
 project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
 extras = project["optional-dependencies"]
 left_out = ("quantcore", "cyllama", "xllamacpp")
-print(*project["dependencies"], *extras["cli"], *(r for r in extras["test"] if not r.startswith(left_out)), sep="\n")
+print(*project["dependencies"], *extras["cli"], *extras["dask"], *(r for r in extras["test"] if not r.startswith(left_out)), sep="\n")
 PY
     )
 }

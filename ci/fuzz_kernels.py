@@ -28,6 +28,7 @@ from quantcore import (
     _kernels,
     dequantize_4bit,
     dequantize_4bit_double,
+    percentiles,
     quantize_4bit,
     quantize_4bit_double,
 )
@@ -228,6 +229,48 @@ class Fuzzer:
         quantcore.dequantize_with_params(codes, params, out=restored)
         self.record("affine round trip", {-1}, codes.reshape(-1).view(np.uint8), restored.reshape(-1).view(np.uint8))
 
+    def statistics(self, _: int) -> None:
+        """Calibration, exact percentiles, fake quantization and its gradients, error sums: of one array, any shape."""
+        rng = self.rng
+        shape = tuple(int(n) for n in rng.integers(1, (70, 60, 9)[: rng.integers(1, 4)]))
+        element_type = int(rng.choice([_arrays.FLOAT32, _arrays.FLOAT16, _arrays.FLOAT64]))
+        dtype = np.dtype(FLOAT_DTYPES[element_type])
+        size = int(np.prod(shape))
+        values = heap(size * dtype.itemsize, self.lead(dtype.itemsize)).view(dtype).reshape(shape)
+        values[:] = random_values(rng, size, element_type).reshape(shape)
+        axis = (None, int(rng.integers(len(shape))))[rng.integers(2)]
+        is_symmetric = bool(rng.integers(2))
+        calibrator = quantcore.Calibrator.percentile(int(rng.integers(2, 9)), is_symmetric, 1.0, 99.0, axis=axis)
+        for _ in range(rng.integers(1, 3)):
+            try:
+                calibrator.observe(values)
+            except quantcore.InvalidValueError:
+                self.record("refused", {-1})
+                return
+            with np.errstate(over="ignore"):
+                values *= dtype.type(10.0 ** rng.uniform(-3, 3))
+        if not np.isfinite(values).all() or np.abs(values.astype(np.float64)).max() > 3e38:
+            return
+        params = calibrator.compute().params
+        exact = _order_statistics(values, rng)
+        out_dtype = np.dtype(np.float16 if dtype == np.float16 else np.float32)
+        outs = [heap(size * out_dtype.itemsize, self.lead(4)).view(out_dtype).reshape(shape) for _ in "123"]
+        quantcore.fake_quantize_with_params(values, params, out=outs[0])
+        grad = outs[0].copy()
+        quantcore.fake_quantize_backward(grad, values, params, out=outs[1])
+        gradients = quantcore.lsq_backward(grad, values, params, out=outs[2])
+        sums = np.array(
+            [quantcore.analyze_error(values, params).mse, quantcore.error_stats(values, outs[0].astype(dtype)).mse]
+        )
+        states = str(calibrator.to_dict()["state"]).encode()
+        results = [*outs, *gradients[1:], sums, exact]
+        self.record(
+            "statistics round trip",
+            {-1},
+            np.frombuffer(states, np.uint8),
+            *(np.atleast_1d(np.asarray(result)).reshape(-1).view(np.uint8) for result in results),
+        )
+
     def walk_strings(self) -> None:
         """Strings in a buffer that ends anywhere, with lengths of which some lie."""
         rng = self.rng
@@ -248,6 +291,13 @@ class Fuzzer:
             self.hash.update(result.tobytes())
 
 
+def _order_statistics(values: NDArray[np.generic], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Of so many copies of the values that they are selected by the kernel."""
+    source = _arrays.floats(np.tile(values.reshape(-1), percentiles.FEW // values.size + 1), "values")
+    ranks = sorted(set(rng.integers(0, source.size, 4).tolist()))
+    return np.array(percentiles.order_statistics(source, ranks, "values", 2))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=5120)
@@ -256,7 +306,7 @@ def main() -> None:
     parser.add_argument("--short", choices=("input", "output"))
     options = parser.parse_args()
     fuzzer = Fuzzer(options.seed, options.short)
-    ways = (fuzzer.quantize, fuzzer.dequantize, fuzzer.public, fuzzer.four_bit, fuzzer.affine)
+    ways = (fuzzer.quantize, fuzzer.dequantize, fuzzer.public, fuzzer.four_bit, fuzzer.affine, fuzzer.statistics)
     type_ids = sorted(SIZES, key=lambda i: -SIZES[i][0])  # block formats first: the vectorised loops
     for case in range(options.cases):
         if case % 16 == 15:

@@ -64,6 +64,19 @@ def changing(rounds: int) -> None:
     patterns += [np.full(SHAPE, x, np.float32) for x in (np.nan, np.inf, -np.inf, 3e38, -3e38, 524128, 1e-38)]
     patterns.append(rng.integers(0, 2**32, SHAPE, np.uint32).view(np.float32))
     is_over = threading.Event()
+    params = quantcore.calibrate_per_channel(values, mode=quantcore.QuantMode.ASYMMETRIC)
+    works: list[Callable[[], object]] = [
+        *(lambda qtype=qtype: quantcore.quantize(values, qtype, n_threads=2) for qtype in TYPES),
+        lambda: quantcore.quantize_4bit(values, quant_type="nf4", n_threads=2),
+        lambda: quantcore.quantize_with_params(values, params, n_threads=2),
+        lambda: quantcore.fake_quantize_with_params(values, params, n_threads=2),
+        lambda: quantcore.lsq_backward(values, values, params, n_threads=2),
+        lambda: quantcore.analyze_error(values, params, n_threads=2),
+        lambda: quantcore.calibrate_percentile(values, n_threads=2),
+        lambda: quantcore.Calibrator.percentile().observe(values, n_threads=2),
+        lambda: quantcore.Calibrator.percentile(axis=0).observe(values, n_threads=2),
+        lambda: quantcore.Calibrator.percentile(axis=1).observe(values[:, :64], n_threads=2),
+    ]
 
     def write() -> None:
         while not is_over.is_set():
@@ -74,7 +87,7 @@ def changing(rounds: int) -> None:
     def read() -> None:
         for i in range(rounds):
             with contextlib.suppress(quantcore.InvalidValueError):
-                quantcore.quantize(values, TYPES[i % len(TYPES)], n_threads=2)
+                works[i % len(works)]()
 
     writer = threading.Thread(target=write)
     writer.start()

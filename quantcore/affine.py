@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from quantcore import _arrays, _kernels, _parallel
 from quantcore._arrays import Floats
+from quantcore.errors import InvalidValueError
 
 SHORTEST_RUN = 32
 LONGEST_RUN = 1 << 16
@@ -201,7 +202,7 @@ def refuse_first(source: Floats, name: str) -> NoReturn:
         bad = np.flatnonzero(~is_fine)
         if bad.size:
             _arrays.refuse_range(source, name, start + int(bad[0]), start + int(bad[0]) + 1)
-    raise AssertionError("the array changed while it was read")
+    raise InvalidValueError(f"{name}: changed while it was read")
 
 
 def _extremes_of_groups(

@@ -57,16 +57,17 @@ class Histograms:
         affine.extremes(source, sharing, name, n_threads)  # refuses the batch before anything is counted
         n_values = sharing.outer * sharing.inner
         self._make_room(n_values)
-        is_gathered = sharing.inner < affine.SHORTEST_RUN
-        _parallel.run(
+        bad = _parallel.run(
             lambda *turn: _kernels.count_channels(
                 source.raw, source.element_type, sharing.outer, sharing.inner, self.grids, self.counts, *turn
             ),
             self.n_channels,
             n_values * source.itemsize,
             n_threads,
-            unit=_GATHERED_CHANNELS if is_gathered else 1,
+            unit=_GATHERED_CHANNELS if sharing.inner < affine.SHORTEST_RUN else 1,
         )
+        if bad >= 0:  # it was finite a moment ago
+            raise InvalidValueError(f"{name}: changed while it was read")
         self.n_values += n_values
 
     def merge(self, other: Self) -> None:

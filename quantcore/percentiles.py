@@ -11,7 +11,7 @@ from quantcore._arrays import Floats
 from quantcore.clipping import interpolated, ranks_of
 
 _N_HALVES = 1 << 16
-_FEW = 1 << 17  # values: fewer are selected by NumPy in a copy
+FEW = 1 << 17  # values: fewer are selected by NumPy in a copy
 _LEAST, _MOST = 0x0080, 0xFF80  # upper halves of keys: below the one and from the other on are inf and NaN
 _SIGN = np.uint32(1 << 31)
 
@@ -26,7 +26,7 @@ def percentiles(source: Floats, percents: tuple[float, ...], name: str, n_thread
 
 def order_statistics(source: Floats, ranks: list[int], name: str, n_threads: int | None) -> list[float]:
     """The values of some ranks, counted from 0 in ascending order."""
-    if source.size < _FEW:
+    if source.size < FEW:
         return _of_few(source, ranks, name)
     counts = _counts(source, np.empty(0, np.uint32), 2, n_threads).sum(axis=0)
     if counts[:_LEAST].any() or counts[_MOST:].any():
@@ -48,7 +48,8 @@ def _of_few(source: Floats, ranks: list[int], name: str) -> list[float]:
 def _found(counts: NDArray[np.int64], ranks: Any) -> tuple[NDArray[np.uint32], Any]:
     """The halves that these ranks have, and their ranks among the values with the same half."""
     cumulative = np.cumsum(counts)
-    halves = np.searchsorted(cumulative, ranks, side="right")
+    # Within bounds even if the array changed between the passes.
+    halves = np.minimum(np.searchsorted(cumulative, ranks, side="right"), counts.size - 1)
     return halves.astype(np.uint32), ranks - (cumulative[halves] - counts[halves])
 
 
