@@ -23,8 +23,10 @@ FILES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 
-# Modules that few need, and the package that each may import at its top. Nothing else imports them.
-OPTIONAL = {"quantcore.dask": {"dask"}}
+# Modules that few need, and the package that each may import at its top. Only those that need it too import them.
+OPTIONAL = {"quantcore.dask": {"dask"}} | {
+    name: {"torch"} for name in FILES if name.startswith("quantcore.torch.") or name == "quantcore.torch"
+}
 
 # A module may import from its own floor and from those below it. A new module is given its place here.
 FLOORS = [
@@ -43,6 +45,7 @@ FLOORS = [
         "safetensors",
         "safetensors_writer",
         "statistics_files",
+        "torch",
     },
     {
         "affine",
@@ -158,7 +161,16 @@ def test_nothing_but_numpy_is_needed_to_import(module):
 def test_optional_modules_are_needed_by_nothing(module):
     assert OPTIONAL[module] <= {name.split(".")[0] for name in imports(module, at_import_only=True)}
     for other in FILES:
-        assert module not in own_imports(other) or other.startswith(f"{module}."), f"{other} imports {module}"
+        has_package = OPTIONAL[module] <= OPTIONAL.get(other, set())
+        assert has_package or module not in own_imports(other), f"{other} imports {module}"
+
+
+def test_quantcore_torch_names_the_package_that_is_missing():
+    code = "import sys; sys.modules['torch'] = None; import quantcore.torch"
+    environment = os.environ | {"PYTHONPATH": str(ROOT.parent)}
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert child.returncode == 1
+    assert "ImportError: quantcore.torch needs the package torch (pip install quantcore[torch])" in child.stderr
 
 
 def test_import_is_light():
@@ -206,8 +218,10 @@ def undocumented(value: object, name: str) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("package", ["quantcore", "quantcore.gguf"])
+@pytest.mark.parametrize("package", ["quantcore", "quantcore.gguf", "quantcore.torch"])
 def test_packages_export_what_they_list_and_nothing_else(package):
+    for optional in OPTIONAL.get(package, ()):
+        pytest.importorskip(optional)
     module = importlib.import_module(package)
     public = {name for name, value in vars(module).items() if name[0] != "_" and not inspect.ismodule(value)}
     assert public == set(module.__all__)

@@ -1,0 +1,97 @@
+"""Between tensors and kernels, without copies: the memory of new tensors to write to, checked buffers of modules.
+
+Tensors of users come in through `quantcore._arrays` as all arrays do; here is what only torch needs.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from quantcore import _arrays
+from quantcore.errors import InvalidTypeError, InvalidValueError
+from quantcore.tables import brief
+
+ELEMENT_TYPES = {
+    torch.float32: _arrays.FLOAT32,
+    torch.float16: _arrays.FLOAT16,
+    torch.bfloat16: _arrays.BFLOAT16,
+}
+"""What kernels write. They compute in float32, so float64 is widened from that."""
+
+
+def floats(tensor: Any, name: str) -> torch.Tensor:
+    """A dense float tensor on the CPU, as it is.
+
+    Raises
+    ------
+    InvalidTypeError
+        It is no tensor, lies on another device (also "meta"), is sparse, or has no float dtype.
+    """
+    if not isinstance(tensor, torch.Tensor):
+        raise InvalidTypeError(f"{name}: expected a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+        raise InvalidTypeError(f"{name}: expected a dense CPU tensor, got {tensor.layout} on device {tensor.device}")
+    if tensor.dtype not in ELEMENT_TYPES and tensor.dtype != torch.float64:
+        raise InvalidTypeError(f"{name}: expected float32, float16, bfloat16 or float64, got {tensor.dtype}")
+    return tensor
+
+
+def writable_bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:
+    """The memory of a contiguous tensor that was just made."""
+    raw = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
+    return _arrays.bytes_of(raw.numpy())
+
+
+def array(tensor: torch.Tensor, name: str) -> NDArray[Any]:
+    """A read-only NumPy view of a buffer, which a record takes over without a copy."""
+    if tensor.device.type != "cpu":
+        raise InvalidTypeError(f"{name}: expected a CPU tensor, got one on device {tensor.device}")
+    view: NDArray[Any] = tensor.detach().numpy()
+    view.setflags(write=False)
+    return view
+
+
+def tensor_of(values: NDArray[Any]) -> torch.Tensor:
+    """A tensor with a copy of an array that may be read-only."""
+    return torch.from_numpy(np.array(values, order="C"))
+
+
+def packed_state(version: int, fields: dict[str, Any]) -> torch.Tensor:
+    """A module's extra state as a tensor of JSON, so that a state_dict holds nothing but tensors (safetensors)."""
+    text = json.dumps({"version": version} | fields)
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+
+
+def unpacked_state(state: Any, version: int, keys: set[str], name: str) -> dict[str, Any]:
+    """The fields of `packed_state`; anything else is refused."""
+    try:
+        fields = json.loads(bytes(state.to(torch.uint8).cpu().numpy()))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InvalidValueError(f"{name}: the extra state is not what get_extra_state gave ({brief(error)})") from None
+    if not isinstance(fields, dict) or fields.pop("version", None) != version:
+        raise InvalidValueError(f"{name}: the extra state has an unknown version; known: {version}")
+    if set(fields) != keys:
+        raise InvalidValueError(f"{name}: the extra state has fields {brief(sorted(fields))}, expected {sorted(keys)}")
+    return fields
+
+
+class KeepsDtypes:
+    """A mixin for modules: `.half()` and `.to(dtype)` leave the buffers and parameters named here as they are.
+
+    Scales in float16 would be other scales: codes that were made for the exact ones would decode to something else.
+    """
+
+    _exact: tuple[str, ...] = ()
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        exact = {name: getattr(self, name).detach() for name in self._exact if getattr(self, name, None) is not None}
+        super()._apply(fn, recurse)  # type: ignore[misc]
+        for name, before in exact.items():
+            now = getattr(self, name)
+            if now.dtype != before.dtype:
+                now.data = before.to(now.device)
+        return self

@@ -1,0 +1,302 @@
+"""A linear layer with a frozen 4-bit weight and, if asked for, low-rank adapters: QLoRA on the CPU."""
+
+import math
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from quantcore import _arrays
+from quantcore.blockwise import (
+    BLOCK_SIZE,
+    DOUBLE_QUANT_BLOCK_SIZE,
+    codebook_of,
+    dequantize_4bit,
+    dequantize_4bit_double,
+    quantize_4bit,
+    quantize_4bit_double,
+)
+from quantcore.blockwise_records import DoubleQuantized4Bit, Quantized4Bit
+from quantcore.codebooks import check_block_size
+from quantcore.errors import InvalidTypeError, InvalidValueError
+from quantcore.tables import brief
+from quantcore.torch import _tensors
+from quantcore.torch.matmul import Record, matmul_4bit
+
+__all__ = ["Linear4bit"]
+
+_STATE_VERSION = 1
+
+
+class Linear4bit(_tensors.KeepsDtypes, nn.Module):
+    """`x @ W.T + bias`, W frozen in 4 bits, plus `alpha / rank * (dropout(x) @ A.T) @ B.T` of trainable adapters.
+
+    Made by `from_linear` or `from_quantized`; the constructor makes one of zeros that `load_state_dict` can fill.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+    bias : bool, default True
+    quant_type : {"nf4", "fp4", "int4"}
+    block_size : int, default 64
+        Weights that share a scale (see `quantcore.quantize_4bit`).
+    scale_code : {"linear", "dynamic"}, optional
+        Double quantization (see `quantcore.quantize_4bit_double`); None: a float32 scale a block.
+    rank : int, default 0
+        Of the adapters; 0: none.
+    alpha : float, optional
+        None: `rank`, so that adapters are added as they are.
+    dropout : float, default 0.0
+        On the adapters' input, in training.
+
+    Attributes
+    ----------
+    record : Quantized4Bit or DoubleQuantized4Bit
+        The weight, in the memory of the buffers.
+    weight : torch.Tensor
+        The weight decoded anew at every access, float32, without the adapters.
+    lora_a, lora_b : torch.nn.Parameter or None
+        A of shape (rank, in_features), B of shape (out_features, rank). A starts random, B with zeros.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A parameter is not one of the allowed; the message names it.
+
+    Notes
+    -----
+    The weight is decoded a few MiB at a time in forward and in backward (`matmul_4bit`). Only the adapters and the
+    input get gradients. `.half()` and the like change the adapters and the bias, never the scales. Adapters compute in
+    their own dtype. Source: Dettmers et al., QLoRA (2023); Hu et al., LoRA (2021).
+
+    Examples
+    --------
+    >>> layer = Linear4bit.from_linear(nn.Linear(128, 64), rank=8)
+    >>> layer(torch.zeros(2, 128)).shape
+    torch.Size([2, 64])
+    >>> [name for name, parameter in layer.named_parameters() if parameter.requires_grad]
+    ['lora_a', 'lora_b']
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    quantized_scales: torch.Tensor
+    super_scales: torch.Tensor
+    offset: torch.Tensor
+    lora_a: nn.Parameter | None
+    lora_b: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        quant_type: str = "nf4",
+        block_size: int = BLOCK_SIZE,
+        scale_code: str | None = None,
+        rank: int = 0,
+        alpha: float | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.in_features = _arrays.integer(in_features, "in_features", 1)
+        self.out_features = _arrays.integer(out_features, "out_features", 1)
+        self.quant_type = codebook_of(quant_type).name
+        self.block_size = check_block_size(block_size, "block_size")
+        if scale_code not in (None, "linear", "dynamic"):
+            raise InvalidValueError(f"scale_code: expected None, 'linear' or 'dynamic', got {brief(scale_code)}")
+        self.scale_code = scale_code
+        self.rank = _arrays.integer(rank, "rank", 0)
+        self.alpha = _positive(rank or 1 if alpha is None else alpha, "alpha")
+        if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+            raise InvalidValueError(f"dropout: expected a number in [0, 1), got {brief(dropout)}")
+        self.dropout = float(dropout)
+
+        size = self.in_features * self.out_features
+        n_blocks = -(-size // self.block_size)
+        self.register_buffer("codes", torch.zeros((size + 1) // 2, dtype=torch.uint8))
+        if scale_code is None:
+            self._exact = ("scales",)
+            self.register_buffer("scales", torch.zeros(n_blocks))
+        else:
+            self._exact = ("super_scales", "offset")
+            n_super = -(-n_blocks // DOUBLE_QUANT_BLOCK_SIZE)
+            self.register_buffer("quantized_scales", torch.zeros(n_blocks, dtype=torch.uint8))
+            self.register_buffer("super_scales", torch.zeros(n_super))
+            self.register_buffer("offset", torch.zeros(()))
+        self.bias = nn.Parameter(torch.zeros(self.out_features), requires_grad=False) if bias else None
+        self.lora_a = nn.Parameter(torch.empty(self.rank, self.in_features)) if rank else None
+        self.lora_b = nn.Parameter(torch.zeros(self.out_features, self.rank)) if rank else None
+        if self.lora_a is not None:
+            nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))  # as nn.Linear's own weight
+
+    @classmethod
+    def from_linear(
+        cls,
+        linear: nn.Linear,
+        *,
+        quant_type: str = "nf4",
+        block_size: int = BLOCK_SIZE,
+        scale_code: str | None = None,
+        rank: int = 0,
+        alpha: float | None = None,
+        dropout: float = 0.0,
+    ) -> Self:
+        """Quantize the weight of a linear layer.
+
+        Parameters
+        ----------
+        linear : torch.nn.Linear
+            On the CPU; it is not changed. The bias is copied.
+        quant_type, block_size, scale_code, rank, alpha, dropout
+            As for `Linear4bit`.
+
+        Returns
+        -------
+        Linear4bit
+        """
+        if not isinstance(linear, nn.Linear):
+            raise InvalidTypeError(f"linear: expected a torch.nn.Linear, got {type(linear).__name__}")
+        weight = _tensors.floats(linear.weight, "linear.weight")
+        q: Record
+        if scale_code is None:
+            q = quantize_4bit(weight, block_size=block_size, quant_type=quant_type)
+        else:
+            q = quantize_4bit_double(weight, block_size=block_size, quant_type=quant_type, scale_code=scale_code)
+        return cls.from_quantized(q, linear.bias, rank=rank, alpha=alpha, dropout=dropout)
+
+    @classmethod
+    def from_quantized(
+        cls,
+        q: Record,
+        bias: torch.Tensor | None = None,
+        *,
+        rank: int = 0,
+        alpha: float | None = None,
+        dropout: float = 0.0,
+    ) -> Self:
+        """Take a quantized weight, such as one from a checkpoint of bitsandbytes.
+
+        Parameters
+        ----------
+        q : Quantized4Bit or DoubleQuantized4Bit, shape (out_features, in_features)
+            Copied.
+        bias : torch.Tensor, shape (out_features,), optional
+            Copied.
+        rank, alpha, dropout
+            As for `Linear4bit`.
+
+        Returns
+        -------
+        Linear4bit
+        """
+        if not isinstance(q, Record):
+            raise InvalidTypeError(f"q: expected a Quantized4Bit or a DoubleQuantized4Bit, got {type(q).__name__}")
+        if len(q.shape) != 2:
+            raise InvalidValueError(f"q: expected a matrix, got shape {q.shape}")
+        scale_code = None
+        if isinstance(q, DoubleQuantized4Bit):
+            scale_code = q.scale_code
+            if q.super_block_size != DOUBLE_QUANT_BLOCK_SIZE:
+                raise InvalidValueError(
+                    f"q: expected super-blocks of {DOUBLE_QUANT_BLOCK_SIZE}, got {q.super_block_size}"
+                )
+        options = {"quant_type": q.quant_type, "block_size": q.block_size, "scale_code": scale_code}
+        adapters = {"rank": rank, "alpha": alpha, "dropout": dropout}
+        layer = cls(q.shape[1], q.shape[0], bias is not None, **options, **adapters)  # type: ignore[arg-type]
+        layer.codes = _tensors.tensor_of(q.data)
+        if isinstance(q, DoubleQuantized4Bit):
+            layer.quantized_scales = _tensors.tensor_of(q.quantized_scales)
+            layer.super_scales = _tensors.tensor_of(q.super_scales)
+            layer.offset = torch.tensor(q.offset)
+        else:
+            layer.scales = _tensors.tensor_of(q.scales)
+        if bias is not None:
+            if tuple(bias.shape) != (q.shape[0],):
+                raise InvalidValueError(f"bias: expected shape {(q.shape[0],)}, got {tuple(bias.shape)}")
+            layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+        return layer
+
+    @property
+    def record(self) -> Record:
+        """The weight as a record in the memory of the buffers, checked anew."""
+        shape = (self.out_features, self.in_features)
+        codes = _tensors.array(self.codes, "codes")
+        if self.scale_code is None:
+            scales = _tensors.array(self.scales, "scales")
+            return Quantized4Bit(scales, codes, shape, self.block_size, self.quant_type)
+        return DoubleQuantized4Bit(
+            _tensors.array(self.quantized_scales, "quantized_scales"),
+            _tensors.array(self.super_scales, "super_scales"),
+            float(self.offset),
+            codes,
+            shape,
+            self.block_size,
+            self.quant_type,
+            DOUBLE_QUANT_BLOCK_SIZE,
+            self.scale_code,
+        )
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The decoded weight without the adapters, float32 of shape (out_features, in_features)."""
+        q = self.record
+        values = dequantize_4bit(q) if isinstance(q, Quantized4Bit) else dequantize_4bit_double(q)
+        return torch.from_numpy(values)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer to `x` of shape (..., in_features)."""
+        y = matmul_4bit(x, self.record, None if self.bias is None else self.bias.to(x.dtype))
+        if self.lora_a is None or self.lora_b is None:
+            return y
+        inner = nn.functional.dropout(x, self.dropout, self.training).to(self.lora_a.dtype)
+        update = nn.functional.linear(nn.functional.linear(inner, self.lora_a), self.lora_b)
+        return y.add(update.to(y.dtype), alpha=self.alpha / self.rank)
+
+    def merge(self) -> nn.Linear:
+        """A plain linear layer with the decoded weight, the adapters added to it; float32.
+
+        Returns
+        -------
+        torch.nn.Linear
+            Its weight and bias are copies and take gradients.
+        """
+        linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+        weight = self.weight
+        if self.lora_a is not None and self.lora_b is not None:
+            weight.addmm_(self.lora_b.detach().float(), self.lora_a.detach().float(), alpha=self.alpha / self.rank)
+        linear.weight = nn.Parameter(weight)
+        if self.bias is not None:
+            linear.bias = nn.Parameter(self.bias.detach().float().clone())
+        return linear
+
+    def get_extra_state(self) -> torch.Tensor:
+        """How the codes are to be read, for `state_dict`."""
+        return _tensors.packed_state(_STATE_VERSION, self._layout())
+
+    def set_extra_state(self, state: Any) -> None:
+        """Refuse codes that are to be read in another way than this layer does."""
+        layout = self._layout()
+        for name, value in _tensors.unpacked_state(state, _STATE_VERSION, set(layout), "Linear4bit").items():
+            if value != layout[name]:
+                raise InvalidValueError(f"{name}: the layer has {layout[name]!r}, the state_dict {brief(value)}")
+
+    def extra_repr(self) -> str:
+        """What stands in the parentheses of `repr`."""
+        scale_code = f", scale_code={self.scale_code!r}" if self.scale_code else ""
+        adapters = f", rank={self.rank}, alpha={self.alpha:g}, dropout={self.dropout}" if self.rank else ""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
+            f"quant_type={self.quant_type!r}, block_size={self.block_size}{scale_code}{adapters}"
+        )
+
+    def _layout(self) -> dict[str, Any]:
+        names = ("in_features", "out_features", "quant_type", "block_size", "scale_code")
+        return {name: getattr(self, name) for name in names}
+
+
+def _positive(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise InvalidValueError(f"{name}: expected a positive number, got {brief(value)}")
+    return float(value)
