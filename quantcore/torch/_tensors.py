@@ -46,6 +46,14 @@ def writable_bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:
     return _arrays.bytes_of(raw.numpy())
 
 
+def output(tensor: torch.Tensor) -> NDArray[Any]:
+    """A contiguous tensor that was just made, as the `out=` of a function of quantcore."""
+    if tensor.dtype != torch.bfloat16:
+        return tensor.numpy()
+    wanted, _ = _arrays.float_dtype("bfloat16", "dtype")
+    return tensor.view(torch.int16).numpy().view(wanted)
+
+
 def array(tensor: torch.Tensor, name: str) -> NDArray[Any]:
     """A read-only NumPy view of a buffer, which a record takes over without a copy."""
     if tensor.device.type != "cpu":

@@ -1,0 +1,197 @@
+"""Fake quantization of tensors with gradients: clipped straight-through, and learned step size (LSQ).
+
+The kernels compute in float32. A float64 tensor is accepted and its result widened, so that models in double run; finite
+differences of it see float32 steps.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch.autograd.function import once_differentiable
+
+from quantcore.errors import InvalidTypeError
+from quantcore.fake_quant import fake_quantize_backward, fake_quantize_with_params
+from quantcore.granularity import (
+    QuantGranularity,
+    QuantMode,
+    QuantParams,
+    check_bits,
+    check_granularity,
+    check_params,
+    code_range,
+)
+from quantcore.lsq import lsq_backward
+from quantcore.torch import _tensors
+
+__all__ = ["fake_quantize", "fake_quantize_learned"]
+
+SMALLEST_SCALE = float(np.finfo(np.float32).eps)
+"""A learned scale below this counts as this, as in torch's learnable fake-quantize modules."""
+
+
+def fake_quantize(x: torch.Tensor, params: QuantParams) -> torch.Tensor:
+    """Quantize and dequantize a tensor (see `quantcore.fake_quantize_with_params`).
+
+    Parameters
+    ----------
+    x : torch.Tensor
+        On the CPU; float32, float16, bfloat16 or float64, finite, with at least one dimension. Not changed.
+    params : QuantParams
+        With as many scales as its granularity asks for on the shape of `x`.
+
+    Returns
+    -------
+    torch.Tensor, of the dtype and shape of `x`, contiguous
+        Differentiable once: its gradient goes to `x` where the code is in range, and is zero elsewhere.
+
+    Raises
+    ------
+    ValueError
+        `x` holds NaN or inf, or `params` does not fit its shape.
+    TypeError
+        `x` is not a dense float tensor on the CPU; `params` is not a QuantParams.
+
+    Notes
+    -----
+    float32: to the last bit as `torch.fake_quantize_per_tensor_affine` and `torch.fake_quantize_per_channel_affine`.
+    """
+    return _FakeQuantize.apply(_tensors.floats(x, "x"), check_params(params))
+
+
+def fake_quantize_learned(
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor | None = None,
+    *,
+    bits: int = 8,
+    granularity: QuantGranularity | None = None,
+    narrow_range: bool = True,
+    grad_factor: float | None = None,
+) -> torch.Tensor:
+    """Quantize and dequantize a tensor with scales and zero points that are learned (see `quantcore.lsq_backward`).
+
+    Parameters
+    ----------
+    x : torch.Tensor
+        As for `fake_quantize`.
+    scale : torch.Tensor, shape (num_groups,)
+        One below 2**-23 counts as 2**-23; its gradient passes all the same.
+    zero_point : torch.Tensor, shape (num_groups,), optional
+        Rounded to the nearest code. None: symmetric codes.
+    bits : int, default 8
+        2 to 8.
+    granularity : QuantGranularity, optional
+        None: per tensor.
+    narrow_range : bool, default True
+        Symmetric codes from -qmax; False: from -qmax - 1.
+    grad_factor : float, optional
+        What the gradients of `scale` and `zero_point` are multiplied by. None: `1 / sqrt(N * qmax)`.
+
+    Returns
+    -------
+    torch.Tensor, of the dtype and shape of `x`, contiguous
+        Differentiable once, with respect to `x`, `scale` and `zero_point`.
+
+    Raises
+    ------
+    ValueError
+        `x` holds NaN or inf; there are not as many scales or zero points as `granularity` asks for; `bits` is out of range.
+    TypeError
+        A tensor is not a dense float tensor on the CPU.
+    """
+    mode = QuantMode.SYMMETRIC if zero_point is None else QuantMode.ASYMMETRIC
+    params = learned_params(scale, zero_point, check_bits(bits), mode, check_granularity(granularity), narrow_range)
+    return learned(x, scale, zero_point, params, grad_factor)
+
+
+def learned(
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    zero_point: torch.Tensor | None,
+    params: QuantParams,
+    grad_factor: float | None,
+) -> torch.Tensor:
+    """`fake_quantize_learned` with what `learned_params` made of scale and zero point."""
+    return _Learned.apply(_tensors.floats(x, "x"), scale, zero_point, params, grad_factor)
+
+
+def learned_params(
+    scale: torch.Tensor,
+    zero_point: torch.Tensor | None,
+    bits: int,
+    mode: QuantMode,
+    granularity: QuantGranularity,
+    narrow_range: bool,
+) -> QuantParams:
+    """The parameters that tensors of scales and zero points stand for while they are learned."""
+    quant_min, quant_max = code_range(bits, mode, narrow_range=narrow_range)
+    scales = np.maximum(_values(scale, "scale"), np.float32(SMALLEST_SCALE))
+    zero_points = np.zeros(scales.size, np.int32)
+    if zero_point is not None:
+        values = _values(zero_point, "zero_point")
+        if not np.isfinite(values).all():
+            raise InvalidTypeError(f"zero_point: must be finite, got {values}")
+        zero_points = np.clip(np.rint(values), quant_min, quant_max).astype(np.int32)
+    return QuantParams(scales, zero_points, granularity, mode, bits, quant_min, quant_max)
+
+
+def _values(tensor: Any, name: str) -> Any:
+    values = _tensors.floats(tensor, name).detach()
+    return (values if values.dtype == torch.float32 else values.float()).reshape(-1).numpy()
+
+
+class _FakeQuantize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, params: QuantParams) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        ctx.params = params
+        return _fake_quantized(x, params)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (x,) = ctx.saved_tensors
+        dx = _new_like(grad)
+        fake_quantize_backward(grad, x, ctx.params, out=_tensors.output(dx))
+        return dx.to(x.dtype), None
+
+
+class _Learned(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        scale: torch.Tensor,
+        zero_point: torch.Tensor | None,
+        params: QuantParams,
+        grad_factor: float | None,
+    ) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        ctx.params, ctx.grad_factor = params, grad_factor
+        ctx.scale, ctx.zero_point = (None if t is None else (t.shape, t.dtype) for t in (scale, zero_point))
+        return _fake_quantized(x, params)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        dx = _new_like(grad)
+        sums = lsq_backward(grad, x, ctx.params, grad_factor=ctx.grad_factor, out=_tensors.output(dx))
+
+        def gradient(values: Any, like: tuple[torch.Size, torch.dtype] | None) -> torch.Tensor | None:
+            return None if like is None else torch.from_numpy(values).reshape(like[0]).to(like[1])
+
+        return dx.to(x.dtype), gradient(sums.dscale, ctx.scale), gradient(sums.dzero_point, ctx.zero_point), None, None
+
+
+def _fake_quantized(x: torch.Tensor, params: QuantParams) -> torch.Tensor:
+    y = _new_like(x)
+    fake_quantize_with_params(x, params, out=_tensors.output(y))
+    return y.to(x.dtype)
+
+
+def _new_like(x: torch.Tensor) -> torch.Tensor:
+    """New contiguous memory for a result of the kernels."""
+    dtype = x.dtype if x.dtype in _tensors.ELEMENT_TYPES else torch.float32
+    return torch.empty(x.shape, dtype=dtype)

@@ -1,0 +1,182 @@
+"""Layers whose weight is fake-quantized (while they are trained) or held as codes (afterwards), beside torch's own.
+
+Each is a subclass of the torch layer in which `weight` is a property: what torch's own forward multiplies with, and what
+other modules see that use the weight too. For training the parameter itself stays where it was, under its own name.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from quantcore.errors import InvalidValueError
+from quantcore.granularity import QuantGranularity, QuantMode, QuantParams
+from quantcore.quantized_tensor import QuantizedTensor, dequantize_with_params, quantize_with_params
+from quantcore.tables import brief
+from quantcore.torch import _tensors
+from quantcore.torch.fake_quantizer import FakeQuantize
+
+__all__ = [
+    "CONVERTED",
+    "PREPARED",
+    "QatConv1d",
+    "QatConv2d",
+    "QatConv3d",
+    "QatEmbedding",
+    "QatLinear",
+    "QuantizedConv1d",
+    "QuantizedConv2d",
+    "QuantizedConv3d",
+    "QuantizedEmbedding",
+    "QuantizedLinear",
+    "QuantizedWeight",
+]
+
+_STATE_VERSION = 1
+
+
+class QuantizedWeight(_tensors.KeepsDtypes, nn.Module):
+    """A weight as codes and scales, decoded at every use; what several layers share, they share as one module.
+
+    Parameters
+    ----------
+    q : QuantizedTensor
+        Copied.
+    dtype : torch.dtype
+        What it is decoded to; `.half()` and the like change this, and never the scales.
+
+    Attributes
+    ----------
+    codes : torch.Tensor, int8 or uint8, of the shape of the weight
+    scale : torch.Tensor, float32, shape (num_groups,)
+    zero_point : torch.Tensor, int32, shape (num_groups,)
+    record : QuantizedTensor
+        The same, in the memory of the buffers.
+    """
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+    zero_point: torch.Tensor
+    like: torch.Tensor
+
+    _exact = ("scale",)
+
+    def __init__(self, q: QuantizedTensor, dtype: torch.dtype) -> None:
+        super().__init__()
+        params = q.params
+        self.granularity, self.mode, self.bits = params.granularity, params.mode, params.bits
+        self.limits = params.quant_min, params.quant_max
+        self.register_buffer("codes", _tensors.tensor_of(q.data))
+        self.register_buffer("scale", _tensors.tensor_of(params.scales))
+        self.register_buffer("zero_point", _tensors.tensor_of(params.zero_points))
+        self.register_buffer("like", torch.empty(0, dtype=dtype), persistent=False)
+
+    @property
+    def record(self) -> QuantizedTensor:
+        """Codes and parameters, checked anew."""
+        codes = _tensors.array(self.codes, "codes")
+        scales, zero_points = _tensors.array(self.scale, "scale"), _tensors.array(self.zero_point, "zero_point")
+        return QuantizedTensor(codes, self._params(scales, zero_points, self.granularity), codes.shape)
+
+    def forward(self) -> torch.Tensor:
+        """The decoded weight."""
+        return self._decoded(self.record)
+
+    def rows(self, indices: torch.Tensor) -> torch.Tensor:
+        """The decoded rows of a matrix, of shape `(*indices.shape, columns)`; no other row is decoded."""
+        q = self.record
+        chosen = indices.reshape(-1)
+        codes = self.codes.index_select(0, chosen).numpy()
+        scales, zero_points = q.params.scales, q.params.zero_points
+        if not codes.size:
+            return torch.empty((*indices.shape, codes.shape[1]), dtype=self.like.dtype)
+        sharing = self.granularity.sharing(codes.shape)
+        if self.granularity.group_size is not None or sharing.channels == len(codes) != 1:
+            pass
+        per_row = self._scales_per_row(q.shape)
+        if per_row:
+            of_rows = chosen.numpy()
+            scales, zero_points = (a.reshape(-1, per_row)[of_rows].reshape(-1) for a in (scales, zero_points))
+        params = self._params(scales, zero_points, self.granularity)
+        return self._decoded(QuantizedTensor(codes, params, codes.shape)).view(*indices.shape, codes.shape[1])
+
+    def get_extra_state(self) -> torch.Tensor:
+        """How the codes are to be read, for `state_dict`."""
+        return _tensors.packed_state(_STATE_VERSION, self._layout())
+
+    def set_extra_state(self, state: Any) -> None:
+        """Refuse codes that are to be read in another way than this weight's."""
+        layout = self._layout()
+        for name, value in _tensors.unpacked_state(state, _STATE_VERSION, set(layout), "QuantizedWeight").items():
+            if value != layout[name]:
+                raise InvalidValueError(f"{name}: the weight has {layout[name]!r}, the state_dict {brief(value)}")
+
+    def extra_repr(self) -> str:
+        """What stands in the parentheses of `repr`."""
+        return f"{tuple(self.codes.shape)}, {', '.join(f'{k}={v!r}' for k, v in self._layout().items() if v is not None)}"
+
+    def _layout(self) -> dict[str, Any]:
+        return {
+            "bits": self.bits,
+            "symmetric": self.mode is QuantMode.SYMMETRIC,
+            "axis": self.granularity.axis,
+            "group_size": self.granularity.group_size,
+            "quant_min": self.limits[0],
+            "quant_max": self.limits[1],
+        }
+
+    def _scales_per_row(self, shape: tuple[int, ...]) -> int:
+        """How many scales belong to each row of a matrix alone; 0 if rows share theirs."""
+        if self.granularity.group_size is not None:
+            return -(-shape[1] // self.granularity.group_size)
+        return int(self.granularity.axis in (0, -2))
+
+    def _params(self, scales: Any, zero_points: Any, granularity: QuantGranularity) -> QuantParams:
+        return QuantParams(scales, zero_points, granularity, self.mode, self.bits, *self.limits)
+
+    def _decoded(self, q: QuantizedTensor) -> torch.Tensor:
+        dtype = self.like.dtype
+        weight = torch.empty(q.shape, dtype=dtype if dtype in _tensors.ELEMENT_TYPES else torch.float32)
+        out = _tensors.output(weight)
+        dequantize_with_params(q.data, q.params, dtype=out.dtype, out=out)
+        return weight.to(dtype)
+
+
+class _Qat:
+    """A layer that is trained: `weight` is the fake-quantized parameter, and so is the layer's input if asked for."""
+
+    weight_fake_quant: FakeQuantize
+    input_fake_quant: FakeQuantize | None
+    _parameters: dict[str, nn.Parameter | None]
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The fake-quantized parameter; itself it is in `parameters()`."""
+        parameter = self._parameters["weight"]
+        assert parameter is not None
+        quantized: torch.Tensor = self.weight_fake_quant(parameter)
+        return quantized
+
+    def quantized_weight(self) -> QuantizedWeight:
+        """The codes of the parameter as it is now."""
+        parameter = self._parameters["weight"]
+        assert parameter is not None
+        if self.weight_fake_quant.observer is None or not self.weight_fake_quant.is_calibrated:
+            pass
+        params = self.weight_fake_quant.params
+        codes = quantize_with_params(parameter, params)
+        return QuantizedWeight(QuantizedTensor(codes, params, codes.shape), parameter.dtype)
+
+
+class _Quantized:
+    """A layer that was trained: `weight` is decoded from codes."""
+
+    weight_quantized: QuantizedWeight
+    input_fake_quant: FakeQuantize | None
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The decoded weight."""
+        decoded: torch.Tensor = self.weight_quantized()
+        return decoded
