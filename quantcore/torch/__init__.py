@@ -8,7 +8,28 @@ try:
 except ImportError as error:
     raise ImportError("quantcore.torch needs the package torch (pip install quantcore[torch])") from error
 
+from quantcore.torch.fake_quantizer import (
+    FakeQuantize,
+    disable_fake_quant,
+    disable_observer,
+    enable_fake_quant,
+    enable_observer,
+)
+from quantcore.torch.functional import fake_quantize, fake_quantize_learned
 from quantcore.torch.linear4bit import Linear4bit
 from quantcore.torch.matmul import matmul_4bit
+from quantcore.torch.qat import convert, prepare_qat
 
-__all__ = ["Linear4bit", "matmul_4bit"]
+__all__ = [
+    "FakeQuantize",
+    "Linear4bit",
+    "convert",
+    "disable_fake_quant",
+    "disable_observer",
+    "enable_fake_quant",
+    "enable_observer",
+    "fake_quantize",
+    "fake_quantize_learned",
+    "matmul_4bit",
+    "prepare_qat",
+]

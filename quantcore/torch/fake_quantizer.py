@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from quantcore import _arrays, affine
-from quantcore.calibration import CalibrationMethod, Calibrator
+from quantcore.calibration import Calibrator
+from quantcore.calibration_records import CalibrationMethod
 from quantcore.errors import InvalidStateError, InvalidTypeError, InvalidValueError
 from quantcore.granularity import (
     QuantGranularity,
@@ -64,9 +65,9 @@ class FakeQuantize(_tensors.KeepsDtypes, nn.Module):
 
     Notes
     -----
-    As in torch, the observer follows its own switch and not `train()` or `eval()`: `model.apply(disable_observer)` before
-    a model is evaluated. `.half()` and the like leave scales and zero points as they are. A learned scale keeps its
-    Parameter when it gets its first value, so an optimizer may be made before or after that.
+    As in torch, the observer follows its own switch and not `train()` or `eval()`: `model.apply(disable_observer)`
+    before a model is evaluated. `.half()` and the like leave scales and zero points as they are. A learned scale keeps
+    its Parameter when it gets its first value, so an optimizer may be made before or after that.
 
     Examples
     --------
@@ -113,7 +114,7 @@ class FakeQuantize(_tensors.KeepsDtypes, nn.Module):
         if isinstance(observer, str) and observer == "current":
             return None
         if isinstance(observer, str) and observer not in _BY_NAME:
-            raise InvalidValueError(f"observer: expected current or one of {', '.join(_BY_NAME)}, got {brief(observer)}")
+            raise InvalidValueError(f"observer: expected one of current, {', '.join(_BY_NAME)}, got {brief(observer)}")
         if not isinstance(observer, str | CalibrationMethod):
             raise InvalidTypeError(f"observer: expected a name or a CalibrationMethod, got {brief(observer)}")
         if self.granularity.group_size is not None:
@@ -137,13 +138,9 @@ class FakeQuantize(_tensors.KeepsDtypes, nn.Module):
             raise InvalidStateError("FakeQuantize: has no scale yet; enable its observer, or call calibrate")
         if self.learn_scale:
             zero_point = None if self.mode is QuantMode.SYMMETRIC else self.zero_point
-            return learned_params(
-                self.scale, zero_point, self.bits, self.mode, self.granularity, self.narrow_range
-            )
+            return learned_params(self.scale, zero_point, self.bits, self.mode, self.granularity, self.narrow_range)
         scales, zero_points = _tensors.array(self.scale, "scale"), _tensors.array(self.zero_point, "zero_point")
-        return QuantParams(
-            scales, zero_points, self.granularity, self.mode, self.bits, self.quant_min, self.quant_max
-        )
+        return QuantParams(scales, zero_points, self.granularity, self.mode, self.bits, self.quant_min, self.quant_max)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Observe `x` if that is enabled, fake-quantize it if that is."""
@@ -157,7 +154,7 @@ class FakeQuantize(_tensors.KeepsDtypes, nn.Module):
         return learned(x, self.scale, zero_point, self.params, None)
 
     def calibrate(self, x: torch.Tensor) -> None:
-        """Take `x` into what was observed, and the scales and zero points from that; an empty tensor changes nothing."""
+        """Observe `x`, and take scales and zero points from all that was observed; nothing of an empty tensor."""
         _tensors.floats(x, "x")
         if not x.numel():
             return

@@ -1,7 +1,7 @@
 """Fake quantization of tensors with gradients: clipped straight-through, and learned step size (LSQ).
 
-The kernels compute in float32. A float64 tensor is accepted and its result widened, so that models in double run; finite
-differences of it see float32 steps.
+The kernels compute in float32. A float64 tensor is accepted and its result widened, so that models in double run;
+finite differences of it see the steps of float32.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
-from quantcore.errors import InvalidTypeError
+from quantcore.errors import InvalidValueError
 from quantcore.fake_quant import fake_quantize_backward, fake_quantize_with_params
 from quantcore.granularity import (
     QuantGranularity,
@@ -96,7 +96,8 @@ def fake_quantize_learned(
     Raises
     ------
     ValueError
-        `x` holds NaN or inf; there are not as many scales or zero points as `granularity` asks for; `bits` is out of range.
+        `x` holds NaN or inf; there are not as many scales or zero points as `granularity` asks for; a zero point is not
+        finite; `bits` is out of range.
     TypeError
         A tensor is not a dense float tensor on the CPU.
     """
@@ -131,7 +132,7 @@ def learned_params(
     if zero_point is not None:
         values = _values(zero_point, "zero_point")
         if not np.isfinite(values).all():
-            raise InvalidTypeError(f"zero_point: must be finite, got {values}")
+            raise InvalidValueError(f"zero_point: must be finite, got {values}")
         zero_points = np.clip(np.rint(values), quant_min, quant_max).astype(np.int32)
     return QuantParams(scales, zero_points, granularity, mode, bits, quant_min, quant_max)
 

@@ -1,18 +1,17 @@
 """Layers whose weight is fake-quantized (while they are trained) or held as codes (afterwards), beside torch's own.
 
-Each is a subclass of the torch layer in which `weight` is a property: what torch's own forward multiplies with, and what
-other modules see that use the weight too. For training the parameter itself stays where it was, under its own name.
+Each is a subclass of the torch layer in which `weight` is a property: what torch's own forward multiplies with, and
+what other modules see that use the weight too. In training, the parameter itself stays where it was, under its name.
 """
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from quantcore.errors import InvalidValueError
-from quantcore.granularity import QuantGranularity, QuantMode, QuantParams
-from quantcore.quantized_tensor import QuantizedTensor, dequantize_with_params, quantize_with_params
+from quantcore.granularity import QuantMode, QuantParams
+from quantcore.quantized_tensor import QuantizedTensor, dequantize_with_params
 from quantcore.tables import brief
 from quantcore.torch import _tensors
 from quantcore.torch.fake_quantizer import FakeQuantize
@@ -77,7 +76,7 @@ class QuantizedWeight(_tensors.KeepsDtypes, nn.Module):
         """Codes and parameters, checked anew."""
         codes = _tensors.array(self.codes, "codes")
         scales, zero_points = _tensors.array(self.scale, "scale"), _tensors.array(self.zero_point, "zero_point")
-        return QuantizedTensor(codes, self._params(scales, zero_points, self.granularity), codes.shape)
+        return QuantizedTensor(codes, self._params(scales, zero_points), codes.shape)
 
     def forward(self) -> torch.Tensor:
         """The decoded weight."""
@@ -85,21 +84,15 @@ class QuantizedWeight(_tensors.KeepsDtypes, nn.Module):
 
     def rows(self, indices: torch.Tensor) -> torch.Tensor:
         """The decoded rows of a matrix, of shape `(*indices.shape, columns)`; no other row is decoded."""
-        q = self.record
+        params = self.record.params
         chosen = indices.reshape(-1)
         codes = self.codes.index_select(0, chosen).numpy()
-        scales, zero_points = q.params.scales, q.params.zero_points
-        if not codes.size:
-            return torch.empty((*indices.shape, codes.shape[1]), dtype=self.like.dtype)
-        sharing = self.granularity.sharing(codes.shape)
-        if self.granularity.group_size is not None or sharing.channels == len(codes) != 1:
-            pass
-        per_row = self._scales_per_row(q.shape)
-        if per_row:
+        scales, zero_points = params.scales, params.zero_points
+        if len(chosen) and (per_row := self._scales_per_row()):
             of_rows = chosen.numpy()
             scales, zero_points = (a.reshape(-1, per_row)[of_rows].reshape(-1) for a in (scales, zero_points))
-        params = self._params(scales, zero_points, self.granularity)
-        return self._decoded(QuantizedTensor(codes, params, codes.shape)).view(*indices.shape, codes.shape[1])
+        q = QuantizedTensor(codes, self._params(scales, zero_points), codes.shape)
+        return self._decoded(q).view(*indices.shape, codes.shape[1])
 
     def get_extra_state(self) -> torch.Tensor:
         """How the codes are to be read, for `state_dict`."""
@@ -114,7 +107,9 @@ class QuantizedWeight(_tensors.KeepsDtypes, nn.Module):
 
     def extra_repr(self) -> str:
         """What stands in the parentheses of `repr`."""
-        return f"{tuple(self.codes.shape)}, {', '.join(f'{k}={v!r}' for k, v in self._layout().items() if v is not None)}"
+        return (
+            f"{tuple(self.codes.shape)}, {', '.join(f'{k}={v!r}' for k, v in self._layout().items() if v is not None)}"
+        )
 
     def _layout(self) -> dict[str, Any]:
         return {
@@ -126,14 +121,14 @@ class QuantizedWeight(_tensors.KeepsDtypes, nn.Module):
             "quant_max": self.limits[1],
         }
 
-    def _scales_per_row(self, shape: tuple[int, ...]) -> int:
+    def _scales_per_row(self) -> int:
         """How many scales belong to each row of a matrix alone; 0 if rows share theirs."""
         if self.granularity.group_size is not None:
-            return -(-shape[1] // self.granularity.group_size)
+            return -(-self.codes.shape[1] // self.granularity.group_size)
         return int(self.granularity.axis in (0, -2))
 
-    def _params(self, scales: Any, zero_points: Any, granularity: QuantGranularity) -> QuantParams:
-        return QuantParams(scales, zero_points, granularity, self.mode, self.bits, *self.limits)
+    def _params(self, scales: Any, zero_points: Any) -> QuantParams:
+        return QuantParams(scales, zero_points, self.granularity, self.mode, self.bits, *self.limits)
 
     def _decoded(self, q: QuantizedTensor) -> torch.Tensor:
         dtype = self.like.dtype
@@ -144,33 +139,26 @@ class QuantizedWeight(_tensors.KeepsDtypes, nn.Module):
 
 
 class _Qat:
-    """A layer that is trained: `weight` is the fake-quantized parameter, and so is the layer's input if asked for."""
+    """A layer in training: `weight` is the fake-quantized parameter, which itself is where it was (`raw_weight`)."""
 
     weight_fake_quant: FakeQuantize
     input_fake_quant: FakeQuantize | None
-    _parameters: dict[str, nn.Parameter | None]
+
+    @property
+    def raw_weight(self) -> nn.Parameter:
+        """The parameter that is trained."""
+        parameter: nn.Parameter = self._parameters["weight"]  # type: ignore[attr-defined]
+        return parameter
 
     @property
     def weight(self) -> torch.Tensor:
-        """The fake-quantized parameter; itself it is in `parameters()`."""
-        parameter = self._parameters["weight"]
-        assert parameter is not None
-        quantized: torch.Tensor = self.weight_fake_quant(parameter)
+        """The fake-quantized parameter."""
+        quantized: torch.Tensor = self.weight_fake_quant(self.raw_weight)
         return quantized
-
-    def quantized_weight(self) -> QuantizedWeight:
-        """The codes of the parameter as it is now."""
-        parameter = self._parameters["weight"]
-        assert parameter is not None
-        if self.weight_fake_quant.observer is None or not self.weight_fake_quant.is_calibrated:
-            pass
-        params = self.weight_fake_quant.params
-        codes = quantize_with_params(parameter, params)
-        return QuantizedWeight(QuantizedTensor(codes, params, codes.shape), parameter.dtype)
 
 
 class _Quantized:
-    """A layer that was trained: `weight` is decoded from codes."""
+    """A layer after training: `weight` is decoded from codes."""
 
     weight_quantized: QuantizedWeight
     input_fake_quant: FakeQuantize | None
@@ -180,3 +168,66 @@ class _Quantized:
         """The decoded weight."""
         decoded: torch.Tensor = self.weight_quantized()
         return decoded
+
+
+class QatLinear(_Qat, nn.Linear):
+    """A linear layer in quantization-aware training."""
+
+
+class QatConv1d(_Qat, nn.Conv1d):
+    """A convolution in quantization-aware training."""
+
+
+class QatConv2d(_Qat, nn.Conv2d):
+    """A convolution in quantization-aware training."""
+
+
+class QatConv3d(_Qat, nn.Conv3d):
+    """A convolution in quantization-aware training."""
+
+
+class QatEmbedding(_Qat, nn.Embedding):
+    """An embedding in quantization-aware training."""
+
+
+class QuantizedLinear(_Quantized, nn.Linear):
+    """A linear layer with a quantized weight."""
+
+
+class QuantizedConv1d(_Quantized, nn.Conv1d):
+    """A convolution with a quantized weight."""
+
+
+class QuantizedConv2d(_Quantized, nn.Conv2d):
+    """A convolution with a quantized weight."""
+
+
+class QuantizedConv3d(_Quantized, nn.Conv3d):
+    """A convolution with a quantized weight."""
+
+
+class QuantizedEmbedding(_Quantized, nn.Embedding):
+    """An embedding with a quantized weight, of which it decodes the rows that are looked up."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """The rows of the indices."""
+        return self.weight_quantized.rows(input)
+
+
+PREPARED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: QatLinear,
+    nn.Conv1d: QatConv1d,
+    nn.Conv2d: QatConv2d,
+    nn.Conv3d: QatConv3d,
+    nn.Embedding: QatEmbedding,
+}
+"""The twin in training of each layer."""
+
+CONVERTED: dict[type[nn.Module], type[nn.Module]] = {
+    QatLinear: QuantizedLinear,
+    QatConv1d: QuantizedConv1d,
+    QatConv2d: QuantizedConv2d,
+    QatConv3d: QuantizedConv3d,
+    QatEmbedding: QuantizedEmbedding,
+}
+"""What each twin becomes after training."""
