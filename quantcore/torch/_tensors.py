@@ -3,9 +3,11 @@
 Tensors of users come in through `quantcore._arrays` as all arrays do; here is what only torch needs.
 """
 
+import functools
 import json
+import sys
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar
 
 import numpy as np
 import torch
@@ -15,12 +17,33 @@ from quantcore import _arrays
 from quantcore.errors import InvalidTypeError, InvalidValueError
 from quantcore.tables import brief
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 ELEMENT_TYPES = {
     torch.float32: _arrays.FLOAT32,
     torch.float16: _arrays.FLOAT16,
     torch.bfloat16: _arrays.BFLOAT16,
 }
 """What kernels write. They compute in float32, so float64 is widened from that."""
+
+
+def eager(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that `torch.compile` calls as it is, since it cannot see into kernels.
+
+    `torch.compiler.disable` loads the compiler, which takes seconds: only where something else has loaded it.
+    """
+    opaque: list[Callable[P, R]] = []
+
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        if "torch._dynamo" not in sys.modules:
+            return function(*args, **kwargs)
+        if not opaque:
+            opaque.append(torch.compiler.disable(function))
+        return opaque[0](*args, **kwargs)
+
+    return called
 
 
 def floats(tensor: Any, name: str) -> torch.Tensor:

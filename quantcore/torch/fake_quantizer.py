@@ -142,6 +142,7 @@ class FakeQuantize(_tensors.KeepsDtypes, nn.Module):
         scales, zero_points = _tensors.array(self.scale, "scale"), _tensors.array(self.zero_point, "zero_point")
         return QuantParams(scales, zero_points, self.granularity, self.mode, self.bits, self.quant_min, self.quant_max)
 
+    @_tensors.eager
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Observe `x` if that is enabled, fake-quantize it if that is."""
         if self.is_observer_enabled and not (self.learn_scale and self.is_calibrated):

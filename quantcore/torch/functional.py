@@ -30,6 +30,7 @@ SMALLEST_SCALE = float(np.finfo(np.float32).eps)
 """A learned scale below this counts as this, as in torch's learnable fake-quantize modules."""
 
 
+@_tensors.eager
 def fake_quantize(x: torch.Tensor, params: QuantParams) -> torch.Tensor:
     """Quantize and dequantize a tensor (see `quantcore.fake_quantize_with_params`).
 
@@ -59,6 +60,7 @@ def fake_quantize(x: torch.Tensor, params: QuantParams) -> torch.Tensor:
     return _FakeQuantize.apply(_tensors.floats(x, "x"), check_params(params))
 
 
+@_tensors.eager
 def fake_quantize_learned(
     x: torch.Tensor,
     scale: torch.Tensor,

@@ -78,10 +78,12 @@ class QuantizedWeight(_tensors.KeepsDtypes, nn.Module):
         scales, zero_points = _tensors.array(self.scale, "scale"), _tensors.array(self.zero_point, "zero_point")
         return QuantizedTensor(codes, self._params(scales, zero_points), codes.shape)
 
+    @_tensors.eager
     def forward(self) -> torch.Tensor:
         """The decoded weight."""
         return self._decoded(self.record)
 
+    @_tensors.eager
     def rows(self, indices: torch.Tensor) -> torch.Tensor:
         """The decoded rows of a matrix, of shape `(*indices.shape, columns)`; no other row is decoded."""
         params = self.record.params

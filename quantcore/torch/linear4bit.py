@@ -245,6 +245,7 @@ class Linear4bit(_tensors.KeepsDtypes, nn.Module):
         values = dequantize_4bit(q) if isinstance(q, Quantized4Bit) else dequantize_4bit_double(q)
         return torch.from_numpy(values)
 
+    @_tensors.eager
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer to `x` of shape (..., in_features)."""
         y = matmul_4bit(x, self.record, None if self.bias is None else self.bias.to(x.dtype))

@@ -19,6 +19,7 @@ BLOCK_ELEMENTS = 1 << 20
 """Elements that are decoded together: they stay in the cache until they are multiplied."""
 
 
+@_tensors.eager
 def matmul_4bit(x: torch.Tensor, q: Record, bias: torch.Tensor | None = None) -> torch.Tensor:
     """`x @ W.T + bias` with a frozen 4-bit weight W, as `torch.nn.functional.linear`.
 
