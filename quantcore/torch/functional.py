@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
+from quantcore import fake_quant
 from quantcore.errors import InvalidValueError
-from quantcore.fake_quant import fake_quantize_backward, fake_quantize_with_params
 from quantcore.granularity import (
     QuantGranularity,
     QuantMode,
@@ -156,7 +156,7 @@ class _FakeQuantize(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         (x,) = ctx.saved_tensors
         dx = _new_like(grad)
-        fake_quantize_backward(grad, x, ctx.params, out=_tensors.output(dx))
+        fake_quant.backward(grad, x, ctx.params, "x", None, _tensors.output(dx))
         return dx.to(x.dtype), None
 
 
@@ -190,7 +190,7 @@ class _Learned(torch.autograd.Function):
 
 def _fake_quantized(x: torch.Tensor, params: QuantParams) -> torch.Tensor:
     y = _new_like(x)
-    fake_quantize_with_params(x, params, out=_tensors.output(y))
+    fake_quant.forward(x, params, "x", None, _tensors.output(y))
     return y.to(x.dtype)
 
 
