@@ -8,17 +8,12 @@ try:
 except ImportError as error:
     raise ImportError("quantcore.torch needs the package torch (pip install quantcore[torch])") from error
 
-from quantcore.torch.fake_quantizer import (
-    FakeQuantize,
-    disable_fake_quant,
-    disable_observer,
-    enable_fake_quant,
-    enable_observer,
-)
+from quantcore.torch.fake_quantizer import FakeQuantize
 from quantcore.torch.functional import fake_quantize, fake_quantize_learned
 from quantcore.torch.linear4bit import Linear4bit
 from quantcore.torch.matmul import matmul_4bit
 from quantcore.torch.qat import convert, prepare_qat
+from quantcore.torch.switches import disable_fake_quant, disable_observer, enable_fake_quant, enable_observer
 
 __all__ = [
     "FakeQuantize",

@@ -63,6 +63,11 @@ def floats(tensor: Any, name: str) -> torch.Tensor:
     return tensor
 
 
+def readable(tensor: torch.Tensor) -> Any:
+    """A checked tensor as an argument of a function of quantcore; float32, the usual case, in the quickest way."""
+    return tensor.detach().numpy() if tensor.dtype == torch.float32 and not tensor.is_neg() else tensor
+
+
 def writable_bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:
     """The memory of a contiguous tensor that was just made."""
     raw = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor

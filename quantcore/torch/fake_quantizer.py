@@ -23,7 +23,7 @@ from quantcore.tables import brief
 from quantcore.torch import _tensors
 from quantcore.torch.functional import fake_quantize, learned, learned_params
 
-__all__ = ["FakeQuantize", "disable_fake_quant", "disable_observer", "enable_fake_quant", "enable_observer"]
+__all__ = ["FakeQuantize"]
 
 _STATE_VERSION = 1
 _BY_NAME = ("min_max", "moving_average", "percentile", "entropy", "mse")
@@ -238,27 +238,3 @@ class FakeQuantize(_tensors.KeepsDtypes, nn.Module):
                 tensor = getattr(self, name)
                 tensor.data = torch.empty(values.shape, dtype=tensor.dtype, device=tensor.device)
         super()._load_from_state_dict(state_dict, prefix, *others)  # type: ignore[no-untyped-call]
-
-
-def enable_fake_quant(module: nn.Module) -> None:
-    """For `model.apply`: every FakeQuantize quantizes."""
-    if isinstance(module, FakeQuantize):
-        module.enable_fake_quant()
-
-
-def disable_fake_quant(module: nn.Module) -> None:
-    """For `model.apply`: every FakeQuantize lets tensors pass as they are."""
-    if isinstance(module, FakeQuantize):
-        module.disable_fake_quant()
-
-
-def enable_observer(module: nn.Module) -> None:
-    """For `model.apply`: every FakeQuantize observes."""
-    if isinstance(module, FakeQuantize):
-        module.enable_observer()
-
-
-def disable_observer(module: nn.Module) -> None:
-    """For `model.apply`: every FakeQuantize keeps its scales."""
-    if isinstance(module, FakeQuantize):
-        module.disable_observer()

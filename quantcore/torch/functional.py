@@ -156,7 +156,7 @@ class _FakeQuantize(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         (x,) = ctx.saved_tensors
         dx = _new_like(grad)
-        fake_quant.backward(grad, x, ctx.params, "x", None, _tensors.output(dx))
+        fake_quant.backward(*map(_tensors.readable, (grad, x)), ctx.params, "x", None, _tensors.output(dx))
         return dx.to(x.dtype), None
 
 
@@ -180,7 +180,9 @@ class _Learned(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (x,) = ctx.saved_tensors
         dx = _new_like(grad)
-        sums = lsq_backward(grad, x, ctx.params, grad_factor=ctx.grad_factor, out=_tensors.output(dx))
+        sums = lsq_backward(
+            *map(_tensors.readable, (grad, x)), ctx.params, grad_factor=ctx.grad_factor, out=_tensors.output(dx)
+        )
 
         def gradient(values: Any, like: tuple[torch.Size, torch.dtype] | None) -> torch.Tensor | None:
             return None if like is None else torch.from_numpy(values).reshape(like[0]).to(like[1])
@@ -190,7 +192,7 @@ class _Learned(torch.autograd.Function):
 
 def _fake_quantized(x: torch.Tensor, params: QuantParams) -> torch.Tensor:
     y = _new_like(x)
-    fake_quant.forward(x, params, "x", None, _tensors.output(y))
+    fake_quant.forward(_tensors.readable(x), params, "x", None, _tensors.output(y))
     return y.to(x.dtype)
 
 

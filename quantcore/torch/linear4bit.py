@@ -65,7 +65,7 @@ class Linear4bit(_tensors.KeepsDtypes, nn.Module):
 
     Notes
     -----
-    The weight is decoded a few MiB at a time in forward and in backward (`matmul_4bit`). Only the adapters and the
+    The weight is decoded 8 MiB at a time in forward and in backward (`matmul_4bit`). Only the adapters and the
     input get gradients. `.half()` and the like change the adapters and the bias, never the scales. Adapters compute in
     their own dtype. Source: Dettmers et al., QLoRA (2023); Hu et al., LoRA (2021).
 

@@ -15,8 +15,8 @@ __all__ = ["matmul_4bit"]
 
 Record = Quantized4Bit | DoubleQuantized4Bit
 
-BLOCK_ELEMENTS = 1 << 20
-"""Elements that are decoded together: they stay in the cache until they are multiplied."""
+BLOCK_ELEMENTS = 1 << 21
+"""Elements that are decoded together: few enough for a cache, and so many that threads seldom wait for each other."""
 
 
 @_tensors.eager
@@ -45,7 +45,7 @@ def matmul_4bit(x: torch.Tensor, q: Record, bias: torch.Tensor | None = None) ->
 
     Notes
     -----
-    The weight is decoded to float32, rounded to the dtype of `x`, a block of rows at a time (a few MiB), and once
+    The weight is decoded to float32, rounded to the dtype of `x`, a block of rows at a time (8 MiB in float32), and once
     more in the backward pass: no float copy of it is kept.
     """
     if not isinstance(q, Record):
