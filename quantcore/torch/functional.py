@@ -156,7 +156,8 @@ class _FakeQuantize(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         (x,) = ctx.saved_tensors
         dx = _new_like(grad)
-        fake_quant.backward(*map(_tensors.readable, (grad, x)), ctx.params, "x", None, _tensors.output(dx))
+        grads, values = _tensors.readable(grad), _tensors.readable(x)
+        fake_quant.backward(grads, values, ctx.params, "x", None, _tensors.output(dx))
         return dx.to(x.dtype), None
 
 
@@ -180,9 +181,8 @@ class _Learned(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (x,) = ctx.saved_tensors
         dx = _new_like(grad)
-        sums = lsq_backward(
-            *map(_tensors.readable, (grad, x)), ctx.params, grad_factor=ctx.grad_factor, out=_tensors.output(dx)
-        )
+        grads, values = _tensors.readable(grad), _tensors.readable(x)
+        sums = lsq_backward(grads, values, ctx.params, grad_factor=ctx.grad_factor, out=_tensors.output(dx))
 
         def gradient(values: Any, like: tuple[torch.Size, torch.dtype] | None) -> torch.Tensor | None:
             return None if like is None else torch.from_numpy(values).reshape(like[0]).to(like[1])

@@ -45,8 +45,8 @@ def matmul_4bit(x: torch.Tensor, q: Record, bias: torch.Tensor | None = None) ->
 
     Notes
     -----
-    The weight is decoded to float32, rounded to the dtype of `x`, a block of rows at a time (8 MiB in float32), and once
-    more in the backward pass: no float copy of it is kept.
+    The weight is decoded to float32, rounded to the dtype of `x`, a block of rows at a time (8 MiB in float32), and
+    once more in the backward pass: no float copy of it is kept.
     """
     if not isinstance(q, Record):
         raise InvalidTypeError(f"q: expected a Quantized4Bit or a DoubleQuantized4Bit, got {type(q).__name__}")
