@@ -2,8 +2,11 @@
 
 import copy
 import io
+import os
 import pickle
-import tracemalloc
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,21 +165,30 @@ def test_record_of_bitsandbytes(linear):
     assert torch.equal(layer.weight, bnb.dequantize_4bit(packed, state).float())
 
 
-def test_no_float_copy_of_the_weight_is_made(monkeypatch):
-    matmul = pytest.importorskip("quantcore.torch.matmul")
-    n = 1024
-    layer = Linear4bit.from_linear(nn.Linear(n, n, bias=False))
-    sizes = []
-    empty = torch.empty
-    monkeypatch.setattr(matmul, "BLOCK_ELEMENTS", 1 << 14)
-    monkeypatch.setattr(torch, "empty", lambda *a, **k: (sizes.append(empty(*a, **k)), sizes[-1])[1])
-    x = torch.randn(2, n, requires_grad=True)
-    tracemalloc.start()
+# The second step is the one that counts: the first loads what torch loads late.
+MEASURED = """
+import torch
+from quantcore.torch import Linear4bit
+
+def peak():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM:")).split()[1])
+
+for n in (64, 4096):
+    layer = Linear4bit(n, n, False, rank=4)
+    x = torch.ones(4, n, requires_grad=True)
+    before = peak()
     layer(x).sum().backward()
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert sum(t.nbytes for t in sizes) <= 4 * (1 << 14) * 2  # one block forward, one backward
-    assert peak < n * n // 4  # NumPy's: a byte for each scale, at most
+print(peak() - before)
+"""
+
+
+@pytest.mark.may_skip
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux' figure of the peak memory")
+def test_a_step_takes_little_memory():
+    environment = os.environ | {"PYTHONPATH": str(Path(quantcore.__file__).parents[1])}
+    command = [sys.executable, "-c", MEASURED]
+    child = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert int(child.stdout) < 32 << 10  # KiB; the weight in float32 takes twice as much
 
 
 def test_fast_path_of_an_encoder_layer():
