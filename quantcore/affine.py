@@ -177,19 +177,12 @@ def inverses_of(scales: NDArray[np.float32]) -> NDArray[np.float32]:
     return inverses
 
 
-def coding(
-    sharing: Sharing, scales: NDArray[np.float32], zero_points: NDArray[np.int32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
-    """Inverse scales, scales and zero points of the groups, or of the columns of a row."""
-    inverses = inverses_of(scales)
-    if not sharing.is_in_columns:
-        return inverses, scales, zero_points
-    repeats = sharing.column_parts()[0][2]
-    return (
-        widened(inverses, sharing, repeats),
-        widened(scales, sharing, repeats),
-        widened(zero_points, sharing, repeats),
-    )
+def parameters(
+    scales: NDArray[np.float32], zero_points: NDArray[np.int32], limits: tuple[int, int]
+) -> NDArray[np.float32]:
+    """What kernels need that go there and back: rows of scales, inverses, zero points, and limits less zero points."""
+    low, high = limits
+    return np.array([scales, inverses_of(scales), zero_points, low - zero_points, high - zero_points], np.float32)
 
 
 def refuse_first(source: Floats, name: str) -> NoReturn:

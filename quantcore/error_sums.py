@@ -146,7 +146,9 @@ class ErrorSums:
         if not x.size:
             return
         sharing = params.sharing(x.shape, name)
-        coded = affine.coding(sharing, params.scales, params.zero_points)
+        parameters = affine.parameters(params.scales, params.zero_points, (params.quant_min, params.quant_max))
+        if sharing.is_in_columns:
+            parameters = affine.widened(parameters, sharing, sharing.column_parts()[0][2])
         sums = _rows(x.size)
         bad = _parallel.run(
             lambda *turn: _kernels.errors_of_affine(
@@ -154,9 +156,7 @@ class ErrorSums:
                 x.element_type,
                 sharing.layout,
                 sharing.is_in_columns,
-                *coded,
-                params.quant_min,
-                params.quant_max,
+                parameters,
                 self._threshold,
                 sums,
                 *turn,

@@ -180,9 +180,8 @@ def run(
     float64, over groups or columns of fixed chunks, so that they do not depend on the number of threads.
     """
     sharing = params.sharing(source.shape, name)
-    scales, zero_points = params.scales, params.zero_points
-    lows, highs = params.quant_min - zero_points, params.quant_max - zero_points
-    parameters = np.array([scales, affine.inverses_of(scales), zero_points, lows, highs], np.float32)
+    limits = params.quant_min, params.quant_max
+    parameters = affine.parameters(params.scales, params.zero_points, limits)
     out, out_itemsize = _arrays.bytes_of(result), result.itemsize
     sums_of_parts: list[NDArray[np.float64]] = []
 

@@ -111,24 +111,3 @@ cdef inline void dequantize_row(
     else:
         for j in range(n):
             y[j] = <float> (<int32_t> codes[j] - zero_point[j]) * scale[j]
-
-
-cdef inline void round_trip_run(
-    const float* x, int64_t n, float inverse, float scale, float low, float high, float* y
-) noexcept nogil:
-    """The values of n elements' codes: quantize_run and dequantize_run without the codes between."""
-    cdef int64_t j
-    for j in range(n):
-        y[j] = steps_of(x[j], inverse, low, high) * scale
-
-
-cdef inline void round_trip_row(
-    const float* x, int64_t n, const float* inverse, const float* scale, const int32_t* zero_point, int32_t qmin,
-    int32_t qmax, float* y,
-) noexcept nogil:
-    """As round_trip_run, with a scale for each column."""
-    cdef int64_t j
-    for j in range(n):
-        y[j] = steps_of(
-            x[j], inverse[j], <float> (qmin - zero_point[j]), <float> (qmax - zero_point[j])
-        ) * scale[j]

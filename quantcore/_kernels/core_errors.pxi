@@ -27,23 +27,22 @@ def errors_of_pairs(
 
 
 def errors_of_affine(
-    const uint8_t[::1] values, int dtype, tuple layout, bint is_in_columns, const float[::1] inverses,
-    const float[::1] scales, const int32_t[::1] zero_points, int qmin, int qmax, double threshold, double[:, ::1] sums,
-    Chunks chunks, int64_t most,
+    const uint8_t[::1] values, int dtype, tuple layout, bint is_in_columns, const float[:, ::1] parameters,
+    double threshold, double[:, ::1] sums, Chunks chunks, int64_t most,
 ):
-    """A row of sums for each error chunk of values and what their affine codes give; `chunks` hand out error chunks."""
+    """A row of sums for each error chunk of values and what their affine codes give; `chunks` hand out error chunks.
+
+    `parameters`: as for fake_quantize_groups, of groups or of the columns of a row.
+    """
     cdef int64_t n = values.shape[0] // size_of(dtype), start, first
     cdef AffineCoding coding
     if chunks.total == 0:
         return
     coding.layout = layout_of(layout)
-    coding.n_scales = scales.shape[0]
-    coding.width = scales.shape[0] if is_in_columns else 0
-    coding.inverses = &inverses[0]
-    coding.scales = &scales[0]
-    coding.zero_points = &zero_points[0]
-    coding.qmin = qmin
-    coding.qmax = qmax
+    coding.n_scales = parameters.shape[1]
+    coding.width = parameters.shape[1] if is_in_columns else 0
+    coding.scales, coding.inverses = &parameters[0, 0], &parameters[1, 0]
+    coding.lows, coding.highs = &parameters[3, 0], &parameters[4, 0]
     with nogil:
         start = chunks.take(&most)
         while start >= 0:

@@ -1,8 +1,8 @@
 # errors.pxi: the error sums of an array and its reconstruction, and of an array and what its affine codes give, which
 # exists one tile at a time: run by run if runs share a scale, row by row if each column has its own. Each chunk of
 # ERROR_CHUNK elements has a row of sums.
-from quantcore._kernels.affine cimport round_trip_row, round_trip_run
 from quantcore._kernels.errors cimport N_SUMS, ErrorLanes, add_pairs, clear_lanes, fold_lanes
+from quantcore._kernels.fake_quant cimport fake_quantize_row, fake_quantize_run
 from quantcore._kernels.floats cimport FLOAT32, FLOAT64, TILE, first_from, load_tile, size_of, widen_tile
 from quantcore._kernels.table cimport ERROR_CHUNK, AffineCoding, GroupLayout
 from quantcore._kernels.walks cimport group_count, group_start
@@ -58,9 +58,9 @@ cdef inline void round_trip_columns(
     cdef int64_t done = 0, part, column = at % coding.width
     while done < n:
         part = min(n - done, coding.width - column)
-        round_trip_row(
-            x + done, part, coding.inverses + column, coding.scales + column, coding.zero_points + column, coding.qmin,
-            coding.qmax, y + done,
+        fake_quantize_row(
+            x + done, part, coding.inverses + column, coding.scales + column, coding.lows + column,
+            coding.highs + column, y + done,
         )
         done += part
         column = 0
@@ -76,9 +76,8 @@ cdef inline void round_trip_groups(
     while done < n:
         part = min(n - done, left)
         i = group // layout.sharing % coding.n_scales
-        round_trip_run(
-            x + done, part, coding.inverses[i], coding.scales[i], <float> (coding.qmin - coding.zero_points[i]),
-            <float> (coding.qmax - coding.zero_points[i]), y + done,
+        fake_quantize_run(
+            x + done, part, coding.inverses[i], coding.scales[i], coding.lows[i], coding.highs[i], y + done
         )
         done += part
         group += 1

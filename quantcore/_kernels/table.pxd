@@ -125,11 +125,10 @@ ctypedef struct AffineCoding:
     GroupLayout layout
     int64_t width
     int64_t n_scales
-    const float* inverses
     const float* scales
-    const int32_t* zero_points
-    int32_t qmin
-    int32_t qmax
+    const float* inverses
+    const float* lows
+    const float* highs
 
 ctypedef void (*PairsErrors)(
     const uint8_t* x, int x_dtype, const uint8_t* y, int y_dtype, int64_t n, double threshold, double* sums,
