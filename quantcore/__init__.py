@@ -2,6 +2,7 @@
 
 from quantcore._kernels import LEVEL as _LEVEL
 from quantcore._parallel import get_num_threads, set_num_threads
+from quantcore._version import __version__ as __version__
 from quantcore.analysis import (
     analyze_error,
     error_stats,
@@ -40,6 +41,7 @@ from quantcore.errors import (
     InvalidStateError,
     InvalidTypeError,
     InvalidValueError,
+    MissingExtraError,
     OutputFileError,
     QuantcoreError,
 )
@@ -77,8 +79,6 @@ from quantcore.quantized_tensor import (
 from quantcore.sensitivity import analyze_outlier_impact, compare_bit_widths, scale_sensitivity
 from quantcore.suggestions import rank_sensitivity, suggest_types
 
-__version__ = "0.1.0"
-
 __all__ = [
     "BLOCK_SIZE",
     "DOUBLE_QUANT_BLOCK_SIZE",
@@ -99,6 +99,7 @@ __all__ = [
     "InvalidTypeError",
     "InvalidValueError",
     "LsqGradients",
+    "MissingExtraError",
     "OutputFileError",
     "QuantBenchmarkResult",
     "QuantErrorStats",

@@ -152,14 +152,10 @@ def dequantize_checkpoint(
         raise InvalidValueError(f"dtype: expected F32, F16 or BF16, got {dtype!r}")
     with open_checkpoint(source) as checkpoint:
         tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
-        weights = [name.split("." + STATE_PREFIX)[0] for name in tensors if STATE_PREFIX in name]
-        jobs: dict[str, Job] = {}
-        states: set[str] = set()
-        for weight in weights:
-            parts = _state_names(weight, tensors)
-            states |= parts
-            jobs[weight] = _decoded_weight(checkpoint, tensors, weight, parts, dtype)
-        jobs |= {name: KeptTensor(t) for name, t in tensors.items() if name not in states and name not in jobs}
+        states = packed_weights(checkpoint)
+        parts = set().union(*states.values())
+        jobs: dict[str, Job] = {name: decoding_job(checkpoint, tensors, name, states[name], dtype) for name in states}
+        jobs |= {name: KeptTensor(t) for name, t in tensors.items() if name not in parts and name not in jobs}
         return _carried_out(checkpoint, jobs, [], target, None, force, False, n_threads, progress)
 
 
@@ -265,12 +261,19 @@ def _is_chosen(tensor: SafetensorsInfo, patterns: tuple[re.Pattern[str], ...], n
     return True
 
 
-def _state_names(weight: str, tensors: dict[str, SafetensorsInfo]) -> set[str]:
-    names = {f"{weight}.{part}" for part in ("absmax", "quant_map", "nested_absmax", "nested_quant_map")}
-    return (names & tensors.keys()) | {name for name in tensors if name.startswith(f"{weight}.{STATE_PREFIX}")}
+def packed_weights(checkpoint: Checkpoint) -> dict[str, set[str]]:
+    """The weights that are packed in bitsandbytes' layout, each with the tensors that are its state."""
+    names = {tensor.name for tensor in checkpoint.tensors}
+    packed: dict[str, set[str]] = {}
+    for name in (tensor.name for tensor in checkpoint.tensors):
+        if STATE_PREFIX in name:
+            weight = name.split("." + STATE_PREFIX)[0]
+            scales = {f"{weight}.{part}" for part in ("absmax", "quant_map", "nested_absmax", "nested_quant_map")}
+            packed.setdefault(weight, names & scales).add(name)
+    return packed
 
 
-def _decoded_weight(
+def decoding_job(
     checkpoint: Checkpoint, tensors: dict[str, SafetensorsInfo], weight: str, parts: set[str], dtype: str | None
 ) -> DecodedWeight:
     """The state is read and checked whole; of the packed codes only the size is looked at."""

@@ -100,6 +100,10 @@ class ErrorSums:
         x, y = _arrays.floats(original, "original"), _arrays.floats(reconstructed, name)
         if x.shape != y.shape:
             raise InvalidValueError(f"{name}: expected the shape of original {x.shape}, got {y.shape}")
+        self.add_floats(x, y, n_threads=n_threads, names=("original", name))
+
+    def add_floats(self, x: Floats, y: Floats, *, n_threads: int | None, names: tuple[str, str]) -> None:
+        """Add what has passed the boundary already: as many elements of an original as of its reconstruction."""
         sums = _rows(x.size)
         _parallel.run(
             lambda *turn: _kernels.errors_of_pairs(
@@ -112,7 +116,7 @@ class ErrorSums:
         )
         bad = np.flatnonzero(~np.isfinite(sums).all(axis=1))
         if bad.size:
-            _refuse_chunk({"original": x, name: y}, int(bad[0]), self.num_samples)
+            _refuse_chunk(dict(zip(names, (x, y), strict=True)), int(bad[0]), self.num_samples)
         self._take(sums, x.size)
 
     def add_affine(

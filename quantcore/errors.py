@@ -5,6 +5,7 @@ __all__ = [
     "InvalidStateError",
     "InvalidTypeError",
     "InvalidValueError",
+    "MissingExtraError",
     "OutputFileError",
     "QuantcoreError",
 ]
@@ -28,6 +29,10 @@ class InvalidStateError(QuantcoreError, RuntimeError):
 
 class FileFormatError(InvalidValueError):
     """A file is not what its format says: names the file, the field, the offset and the limit it breaks."""
+
+
+class MissingExtraError(QuantcoreError, ImportError):
+    """A package is not installed that this one function needs: names the extra that brings it."""
 
 
 class OutputFileError(QuantcoreError, OSError):

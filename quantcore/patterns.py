@@ -14,6 +14,11 @@ def compiled(patterns: Iterable[str], name: str) -> tuple[re.Pattern[str], ...]:
     return tuple(_compiled(pattern, name) for pattern in patterns)
 
 
+def exactly(name: str) -> str:
+    """A regular expression that finds this name and no other; what does not print is spelled as an escape."""
+    return "^" + "".join(re.escape(c) if c.isprintable() else f"\\U{ord(c):08x}" for c in name) + r"\Z"
+
+
 def _compiled(pattern: object, name: str) -> re.Pattern[str]:
     if not isinstance(pattern, str):
         raise InvalidTypeError(f"{name}: expected a regular expression as a string, got {brief(pattern)}")

@@ -1,7 +1,6 @@
 """Mixed precision: which tensors lose most, and the type for each of them under a budget of bits a weight."""
 
 import itertools
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 from quantcore import _arrays
 from quantcore.costs import TypeCost
 from quantcore.errors import InvalidTypeError, InvalidValueError
+from quantcore.patterns import exactly
 from quantcore.tables import brief
 
 __all__ = ["TensorSensitivity", "TypeSuggestion", "rank_sensitivity", "suggest_types"]
@@ -64,7 +64,7 @@ class TypeSuggestion:
 
     def overrides(self, base: str) -> tuple[tuple[str, str], ...]:
         """(regex, type) for each tensor whose type is not `base`: what `--tensor-type REGEX=TYPE` takes."""
-        return tuple((f"^{re.escape(name)}$", chosen) for name, chosen in self.types.items() if chosen != base)
+        return tuple((exactly(name), chosen) for name, chosen in self.types.items() if chosen != base)
 
 
 def rank_sensitivity(costs: Costs) -> tuple[TensorSensitivity, ...]:

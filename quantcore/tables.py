@@ -42,6 +42,11 @@ def bytes_text(count: int) -> str:
     return f"{size:.1f} TiB"
 
 
+def decibels(value: float) -> str:
+    """A signal-to-noise ratio; without noise it is "exact"."""
+    return "exact" if value == math.inf else f"{value:.2f}"
+
+
 def json_value(value: Any) -> Any:
     """A value that JSON can hold: inf and NaN, for which it has no numbers, become their names."""
     if isinstance(value, float) and not math.isfinite(value):

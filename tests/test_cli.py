@@ -43,7 +43,7 @@ from tests.test_large import write_sparse_gguf
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 ENVIRONMENT |= {"PYTHONPATH": str(Path(quantcore.__file__).parents[1]), "PYTHONIOENCODING": "utf-8"}
 PROGRAM = [sys.executable, "-P", "-m", "quantcore"]
-COMMANDS = ("quantize", "dequantize", "calibrate", "inspect", "demo")
+COMMANDS = ("quantize", "dequantize", "calibrate", "compare", "report", "suggest", "bench", "inspect", "demo")
 ALL_FLAGS = (
     "--pure", "--tensor-type", "--output-tensor-type", "--token-embedding-type", "--leave-output-tensor",
     "--allow-requantize", "--arch", "--dry-run", "-j", "--threads", "--force", "--json", "--no-progress",

@@ -85,6 +85,29 @@ def test_six_gigabytes_in_little_memory(tmp_path):
         target.unlink(missing_ok=True)
 
 
+READERS = {
+    "compare": ["compare", "a.gguf", "b.gguf"],
+    "report": ["report", "a.gguf", "b.gguf", "-o", "report.html"],
+    "suggest": ["suggest", "a.gguf", "--bits-per-weight", "9"],
+}
+
+
+@pytest.mark.may_skip
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux' figure of the peak memory")
+@pytest.mark.parametrize("arguments", READERS.values(), ids=READERS)
+def test_models_are_read_in_little_memory(arguments, tmp_path):
+    if arguments[0] == "report":
+        pytest.importorskip("matplotlib")
+    for name in ("a.gguf", "b.gguf"):
+        write_sparse_gguf(tmp_path / name, dict.fromkeys(("a.weight", "b.weight"), (1 << 13, 9216)))
+    if 512 * (tmp_path / "a.gguf").stat().st_blocks > 100_000_000:
+        pytest.skip("the file system has no sparse files")
+    command = [sys.executable, "-P", "-c", MEASURED, *arguments]
+    child = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=600, cwd=tmp_path)
+    assert (child.returncode, child.stderr) == (0, "")
+    assert 1024 * int(child.stdout.split()[-1]) < 192 * 2**20 < (tmp_path / "a.gguf").stat().st_size
+
+
 # Each round forks a process that quantizes over the output, or to a new one, and is killed after a random time or
 # a random number of bytes. The report counts what was found afterwards.
 KILLER = """

@@ -101,7 +101,7 @@ def test_overrides_are_patterns_of_whole_names():
     found = suggest_types(costs, 240, 8.5)
     assert found.overrides("Q8_0") == ()
     assert found.overrides("Q4_0") == (
-        (r"^blk\.1\.w$", "Q8_0"), (r"^blk\.10\.w$", "Q8_0"), (r"^a\+b\ \(c\)$", "Q8_0")
+        (r"^blk\.1\.w\Z", "Q8_0"), (r"^blk\.10\.w\Z", "Q8_0"), (r"^a\+b\ \(c\)\Z", "Q8_0")
     )  # fmt: skip
 
 

@@ -48,7 +48,9 @@ def merge_histograms(
             merge(grid_at(grids, i), &counts[i, 0], <const Grid*> &other_grids[i, 0], row)
 
 
-cdef void merge_into(int32_t[:, ::1] grids, Count[:, ::1] counts, int64_t row, const Histogram* histogram) noexcept nogil:
+cdef void merge_into(
+    int32_t[:, ::1] grids, Count[:, ::1] counts, int64_t row, const Histogram* histogram
+) noexcept nogil:
     cdef uint64_t folded[N_BINS]
     fold(histogram, folded)
     merge(grid_at(grids, row), &counts[row, 0], &histogram.grid, folded)

@@ -1,7 +1,7 @@
 # histogram.pxd: counts on a dyadic grid. A bin is 2**exponent wide; x lies in bin m = floor(|x| / 2**exponent) if it is
 # >= 0, else in bin -1 - m. The exponent is the smallest with which the bins from that of the smallest value to that of
-# the largest are at most N_BINS (and at least their magnitude's less 23, so that an index is exact in float32). Doubling
-# the width joins bins 2i and 2i + 1: what is counted depends on the values alone, not on their order.
+# the largest are at most N_BINS (and at least their magnitude's less 23, so that an index is exact in float32).
+# Doubling the width joins bins 2i and 2i + 1: what is counted depends on the values alone, not on their order.
 from libc.stdint cimport INT32_MAX, INT32_MIN, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 

@@ -1,6 +1,7 @@
 """The parser, the arguments that several commands have, and the types of arguments."""
 
 import argparse
+import math
 import re
 from typing import NoReturn
 
@@ -11,6 +12,7 @@ from quantcore.tables import printable
 
 PROGRAM = "quantcore"
 CODES = ("nf4", "fp4")
+_MOST_DIGITS = 30
 
 
 class Parser(argparse.ArgumentParser):
@@ -22,10 +24,15 @@ class Parser(argparse.ArgumentParser):
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Add what every command has that reads much and writes a file."""
+    parser.add_argument("--force", action="store_true", help="replace an existing output")
+    add_reading(parser)
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Add what every command has that reads much."""
     parser.add_argument(
         "-j", "--threads", metavar="N", type=positive, help="threads (default: the CPUs of this process)"
     )
-    parser.add_argument("--force", action="store_true", help="replace an existing output")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
 
@@ -62,6 +69,22 @@ def positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text!r}")
     return int(text)
+
+
+def natural(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS:
+        raise argparse.ArgumentTypeError(f"expected an integer >= 0, got {text[:80]!r}")
+    return int(text)
+
+
+def number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
+    return value
 
 
 def supported_type(text: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from quantcore import __version__, isa
-from quantcore.cli import calibrate, convert, show
+from quantcore.cli import bench, calibrate, compare, convert, report, show, suggest
 from quantcore.cli.arguments import PROGRAM, Parser
 from quantcore.cli.terminal import flush_stdout, message, say
 from quantcore.errors import QuantcoreError
@@ -31,6 +31,6 @@ def _parser() -> Parser:
     parser = Parser(prog=PROGRAM, description="Quantize models on the CPU: the same bytes as llama-quantize, faster.")
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__} ({isa()})")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for group in (convert, calibrate, show):
+    for group in (convert, calibrate, compare, report, suggest, bench, show):
         group.add_commands(commands)
     return parser

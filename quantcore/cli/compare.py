@@ -1,0 +1,69 @@
+"""`compare`: a quantized model against its reference, tensor by tensor, as a table, as JSON or as a quality gate."""
+
+import argparse
+from typing import Any
+
+from quantcore.cli.arguments import add_reading, number
+from quantcore.cli.terminal import print_json, progress_bar, say
+from quantcore.comparison import compare_models
+from quantcore.comparison_records import ModelComparison
+from quantcore.error_records import QuantErrorStats
+from quantcore.tables import bytes_text, decibels, table
+
+GATE_FAILED = 3
+_HEAD = ("tensor", "type", "SQNR dB", "MSE", "max error", "cosine", "bits a weight")
+
+
+def add_commands(commands: Any) -> None:
+    """Add the parser of `compare`."""
+    parser = commands.add_parser("compare", help="measure how far a quantized model is from its reference")
+    parser.add_argument(
+        "reference", metavar="REF", help="GGUF file; or safetensors: a file, a folder of shards, an index"
+    )
+    parser.add_argument("quantized", metavar="QUANT", help="the same, quantized; also in bitsandbytes' layout")
+    parser.add_argument(
+        "--fail-under-sqnr", metavar="DB", type=number,
+        help=f"exit {GATE_FAILED} if any tensor has an SQNR below this, or is missing in QUANT",
+    )  # fmt: skip
+    add_reading(parser)
+    parser.set_defaults(command=_compare)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    with progress_bar(options, "compare") as progress:
+        result = compare_models(options.reference, options.quantized, n_threads=options.threads, progress=progress)
+    for line in notes(result):
+        say(f"note: {line}")
+    if options.json:
+        print_json(result.to_dict())
+    else:
+        rows = [(t.name, t.type, *_cells(t.stats, t.bits_per_weight)) for t in result.tensors]
+        total = ("(total)", "", *_cells(result.total, result.bits_per_weight))
+        print(table(_HEAD, [*rows, total], right=range(2, len(_HEAD))))
+        print(f"{bytes_text(result.reference_bytes)} -> {bytes_text(result.nbytes)}")
+    if options.fail_under_sqnr is not None and not result.passes(options.fail_under_sqnr):
+        n_below = sum(t.stats.sqnr_db < options.fail_under_sqnr for t in result.tensors)
+        missing = f", {len(result.missing)} missing" if result.missing else ""
+        below = f"{n_below} of {len(result.tensors)} tensors below {options.fail_under_sqnr:g} dB"
+        say(f"quality gate failed: {below}{missing}")
+        return GATE_FAILED
+    return 0
+
+
+def notes(result: ModelComparison) -> list[str]:
+    """What was not compared."""
+    return [
+        *(f"{name}: missing in QUANT" for name in result.missing),
+        *(f"{name}: only in QUANT" for name in result.extra),
+        *(f"{name}: has no elements" for name in result.empty),
+    ]
+
+
+def _cells(stats: QuantErrorStats, bits_per_weight: float) -> tuple[str, ...]:
+    return (
+        decibels(stats.sqnr_db),
+        f"{stats.mse:.3g}",
+        f"{stats.max_error:.3g}",
+        f"{stats.cosine_similarity:.6f}",
+        f"{bits_per_weight:.2f}",
+    )

@@ -1,0 +1,9 @@
+"""A page of HTML that shows how good a quantized model is: `write_report`.
+
+`samples` reads a bounded part of both models; `distributions` and `frontier` make of it what `figures` draws; `page`
+puts everything into HTML. Only `figures` needs matplotlib, which is imported when it draws.
+"""
+
+from quantcore.report.writing import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,104 @@
+"""A bounded part of two models, for what is drawn rather than counted: runs of elements at random places, by a seed."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcore.comparison_records import ModelComparison
+from quantcore.gguf.rules import n_dimensions
+from quantcore.model_values import MOST_ITEM_BYTES, ModelValues, TensorValues
+
+__all__ = ["RUN_ELEMENTS", "Sample", "sample_pairs"]
+
+RUN_ELEMENTS = 1 << 12
+"""Elements that are read in one go: whole blocks of every format."""
+_MOST_RUNS = 1 << 8
+_GGML_BLOCK = 32
+_LARGEST = float(np.finfo(np.float32).max)
+
+Floats32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What was drawn from one tensor.
+
+    Attributes
+    ----------
+    name, type : str
+        The type is that of the quantized model.
+    block_size : int
+        Elements that share a scale there; 1 if none do.
+    is_matrix : bool
+        Whether it is a matrix with rows of whole blocks, as quantizers take them.
+    bits_per_weight : float
+        In the quantized model.
+    original, quantized : ndarray of float32, shape (n,)
+        The same elements in both models, in runs of whole blocks.
+    """
+
+    name: str
+    type: str
+    block_size: int
+    is_matrix: bool
+    bits_per_weight: float
+    original: Floats32
+    quantized: Floats32
+
+
+def sample_pairs(
+    original: ModelValues, other: ModelValues, comparison: ModelComparison, *, seed: int, n_threads: int | None
+) -> list[Sample]:
+    """Draw up to about a million elements, each weight of the tensors compared with the same chance.
+
+    Parameters
+    ----------
+    original, other : ModelValues
+        The open models.
+    comparison : ModelComparison
+        What was compared.
+    seed : int
+        The same seed draws the same elements.
+    n_threads : int, optional
+        Threads to use.
+    """
+    weights = {t.name: t for t in comparison.tensors if t.is_weight}
+    pairs = [(x, other.tensors[name]) for name, x in original.tensors.items() if name in weights]
+    ends = np.cumsum([-(-x.size // RUN_ELEMENTS) for x, _ in pairs])
+    n_runs = int(ends[-1])
+    drawn = np.arange(n_runs)
+    if n_runs > _MOST_RUNS:
+        drawn = np.sort(np.random.default_rng(seed).choice(n_runs, _MOST_RUNS, replace=False, shuffle=False))
+    tensors = np.searchsorted(ends, drawn, side="right")
+    buffers = (np.empty(MOST_ITEM_BYTES * RUN_ELEMENTS, np.uint8), np.empty(4 * RUN_ELEMENTS, np.uint8))
+    samples = []
+    for i in np.unique(tensors).tolist():
+        x, y = pairs[i]
+        first = int(ends[i - 1]) if i else 0
+        runs = (drawn[tensors == i] - first).tolist()
+        samples.append(
+            Sample(
+                name=x.name,
+                type=y.type,
+                block_size=y.block_size,
+                is_matrix=n_dimensions(x.shape) > 1 and x.shape[-1] % _GGML_BLOCK == 0,
+                bits_per_weight=weights[x.name].bits_per_weight,
+                original=_values(x, runs, buffers, n_threads),
+                quantized=_values(y, runs, buffers, n_threads),
+            )
+        )
+    return samples
+
+
+def _values(
+    tensor: TensorValues, runs: list[int], buffers: tuple[NDArray[np.uint8], NDArray[np.uint8]], n_threads: int | None
+) -> Floats32:
+    parts = []
+    for run in runs:
+        start = run * RUN_ELEMENTS
+        data = tensor.read(start, min(start + RUN_ELEMENTS, tensor.size), buffers[0])
+        values = tensor.decoded(data, start, buffers[1], n_threads)
+        # float64 may be beyond float32
+        parts.append(np.clip(values.values(0, values.size), -_LARGEST, _LARGEST, dtype=np.float64).astype(np.float32))
+    return np.concatenate(parts)
