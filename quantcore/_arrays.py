@@ -245,6 +245,13 @@ def number(value: Any, name: str) -> float:
     return result
 
 
+def flag(value: Any, name: str) -> bool:
+    """True or False, and nothing that only counts as one."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise InvalidTypeError(f"{name}: expected a bool, got {brief(value)}")
+    return bool(value)
+
+
 def shape(value: Any, name: str = "shape") -> tuple[int, ...]:
     """A shape of at least one dimension."""
     try:

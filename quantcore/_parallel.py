@@ -77,8 +77,7 @@ def run(
 
     Returns the first item that the kernel could not take, or -1; those behind it are only done if `goes_on`.
     """
-    if n_threads is not None:
-        n_threads = integer(n_threads, "n_threads", 1)
+    check_threads(n_threads)
     chunks = _kernels.Chunks(n_items, chunk_items(item_bytes, unit), goes_on)
     if n_items * item_bytes <= INLINE_BYTES:
         kernel(chunks, _UNLIMITED)
@@ -86,6 +85,12 @@ def run(
         n_threads = n_threads or get_num_threads()
         _run_in_threads(kernel, chunks, max(1, min(n_threads, n_items * item_bytes // CHUNK_BYTES)))
     return chunks.first_bad
+
+
+def check_threads(n_threads: int | None) -> None:
+    """For calls that may end without coming here."""
+    if n_threads is not None:
+        integer(n_threads, "n_threads", 1)
 
 
 def chunk_items(item_bytes: int, unit: int = 64) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 from quantcore import _arrays, percentiles
 from quantcore.affine import Sharing
 from quantcore.calibration import Calibrator
-from quantcore.calibration_records import CalibrationMethod, CalibrationResult, flag, result_of
+from quantcore.calibration_records import CalibrationMethod, CalibrationResult, result_of
 from quantcore.errors import InvalidValueError
 from quantcore.granularity import QuantGranularity, QuantMode, check_bits
 
@@ -77,8 +77,8 @@ def calibrate_percentile(
     TypeError
         `data` is not a float array, `bits` not an integer, a percentile not a number.
     """
-    method = CalibrationMethod("percentile", lower=lower, upper=upper)
-    bits, is_symmetric = check_bits(bits), flag(symmetric, "symmetric")
+    method = CalibrationMethod("percentile", lower=_arrays.number(lower, "lower"), upper=_arrays.number(upper, "upper"))
+    bits, is_symmetric = check_bits(bits), _arrays.flag(symmetric, "symmetric")
     source, _ = _whole(data)
     found = percentiles.percentiles(source, (0.0, float(lower), float(upper), 100.0), "data", n_threads)
     low, clip_low, clip_high, high = (np.array([value], np.float32) for value in found)

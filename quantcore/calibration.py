@@ -12,9 +12,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcore import _arrays
+from quantcore import _arrays, _parallel
 from quantcore.affine import Sharing
-from quantcore.calibration_records import CalibrationMethod, CalibrationResult, flag, result_of
+from quantcore.calibration_records import CalibrationMethod, CalibrationResult, result_of
 from quantcore.clipping import Bins, clipped_to, entropy_threshold, least_error_range
 from quantcore.clipping import percentiles as percentiles_of_bins
 from quantcore.errors import InvalidStateError, InvalidTypeError, InvalidValueError
@@ -62,9 +62,9 @@ class Calibrator:
             raise InvalidTypeError(f"method: expected a CalibrationMethod, got {brief(method)}")
         self._method = method
         self._bits = check_bits(bits)
-        self._mode = QuantMode.SYMMETRIC if flag(symmetric, "symmetric") else QuantMode.ASYMMETRIC
+        self._mode = QuantMode.SYMMETRIC if _arrays.flag(symmetric, "symmetric") else QuantMode.ASYMMETRIC
         self._granularity = QuantGranularity(axis=axis)
-        self._narrow_range = flag(narrow_range, "narrow_range")
+        self._narrow_range = _arrays.flag(narrow_range, "narrow_range")
         self._lock = threading.Lock()
         self._statistic: Extremes | Histograms | None = None
         self._num_batches = 0
@@ -102,7 +102,8 @@ class Calibrator:
         is, then `m += averaging_constant * (new - m)` in float32. The order of batches matters, so two of these do not
         merge. Other parameters as for `min_max`.
         """
-        method = CalibrationMethod("moving_average", averaging_constant=averaging_constant)
+        constant = _arrays.number(averaging_constant, "averaging_constant")
+        method = CalibrationMethod("moving_average", averaging_constant=constant)
         return cls(method, bits, symmetric, axis=axis, narrow_range=narrow_range)
 
     @classmethod
@@ -120,7 +121,9 @@ class Calibrator:
         data's range has 2048 to 4096. Exact ones of a single array: `calibrate_percentile`. Other parameters as for
         `min_max`.
         """
-        method = CalibrationMethod("percentile", lower=lower, upper=upper)
+        method = CalibrationMethod(
+            "percentile", lower=_arrays.number(lower, "lower"), upper=_arrays.number(upper, "upper")
+        )
         return cls(method, bits, symmetric, axis=axis, narrow_range=narrow_range)
 
     @classmethod
@@ -195,17 +198,18 @@ class Calibrator:
         source = _arrays.floats(batch, "batch")
         self.observe_shared(source, self._granularity.sharing(source.shape), "batch", n_threads)
 
-    def partial_fit(self, batch: Any) -> Self:
+    def partial_fit(self, batch: Any, *, n_threads: int | None = None) -> Self:
         """`observe`, under the name that pipelines know; returns the calibrator."""
-        self.observe(batch)
+        self.observe(batch, n_threads=n_threads)
         return self
 
     def observe_shared(self, source: _arrays.Floats, sharing: Sharing, name: str, n_threads: int | None) -> None:
         """Take in a batch that passed the boundary, of which is known how it is divided into channels."""
+        _parallel.check_threads(n_threads)
         if not source.size:
             return
         with self._lock:
-            statistic = self._statistic
+            statistic = self._whole_statistic()
             if statistic is None:
                 statistic = self._new_statistic(sharing.n_scales)
             elif statistic.n_channels != sharing.n_scales:
@@ -226,7 +230,7 @@ class Calibrator:
             Nothing was observed (`InvalidStateError`).
         """
         with self._lock:
-            statistic = self._statistic
+            statistic = self._whole_statistic()
             if statistic is None:
                 raise InvalidStateError("compute: nothing was observed yet")
             lowest, highest = statistic.lowest, statistic.highest
@@ -259,16 +263,15 @@ class Calibrator:
             raise InvalidValueError("other: moving averages do not merge, since the order of their batches matters")
         theirs, num_batches = other._copied()
         with self._lock:
+            mine = self._whole_statistic()
             if theirs is None:
                 return self
-            if self._statistic is None:
+            if mine is None:
                 self._statistic = theirs
-            elif self._statistic.n_channels != theirs.n_channels:
-                raise InvalidValueError(
-                    f"other: expected {self._statistic.n_channels} channels, got {theirs.n_channels}"
-                )
+            elif mine.n_channels != theirs.n_channels:
+                raise InvalidValueError(f"other: expected {mine.n_channels} channels, got {theirs.n_channels}")
             else:
-                self._statistic.merge(theirs)  # type: ignore[arg-type]
+                mine.merge(theirs)  # type: ignore[arg-type]
             self._num_batches += num_batches
         return self
 
@@ -283,7 +286,7 @@ class Calibrator:
 
     def _described(self, listed: Callable[[NDArray[Any]], Any]) -> dict[str, Any]:
         with self._lock:
-            statistic = self._statistic
+            statistic = self._whole_statistic()
             return {
                 "format": _FORMAT,
                 "version": _VERSION,
@@ -315,6 +318,8 @@ class Calibrator:
         method = mapping.get("method")
         if not isinstance(method, Mapping) or not set(method) <= {"name", "averaging_constant", "lower", "upper"}:
             raise InvalidValueError(f"method: expected a name and its parameters, got {brief(method)}")
+        if "axis" not in mapping:
+            raise InvalidValueError("axis: is missing")
         calibrator = cls(
             CalibrationMethod(**{"name": None, **method}),
             mapping.get("bits"),  # type: ignore[arg-type]
@@ -351,9 +356,14 @@ class Calibrator:
             return MovingExtremes(n_channels, self._method.averaging_constant)
         return Extremes(n_channels) if self._method.name == "min_max" else Histograms(n_channels)
 
+    def _whole_statistic(self) -> Extremes | Histograms | None:
+        if isinstance(self._statistic, Histograms) and self._statistic.is_torn:
+            raise InvalidStateError("an interrupted observe left channels without its batch; reset() and begin anew")
+        return self._statistic
+
     def _copied(self) -> tuple[Extremes | Histograms | None, int]:
         with self._lock:
-            return None if self._statistic is None else copy.deepcopy(self._statistic), self._num_batches
+            return copy.deepcopy(self._whole_statistic()), self._num_batches
 
     def _clip(self, histograms: Histograms, channel: int) -> tuple[float, float]:
         bins = Bins(*histograms.bins(channel))

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcore import _arrays
-from quantcore.errors import InvalidTypeError, InvalidValueError
+from quantcore.errors import InvalidValueError
 from quantcore.granularity import QuantGranularity, QuantMode, QuantParams, params_from_extremes
 from quantcore.tables import brief
 
@@ -117,10 +117,3 @@ def result_of(
     figures: list[Any] = [array[0].item() for array in arrays] if granularity.axis is None else list(arrays)
     scale, zero_point, observed_min, observed_max, clip_min, clip_max = figures
     return CalibrationResult(scale, zero_point, observed_min, observed_max, clip_min, clip_max, method, params)
-
-
-def flag(value: Any, name: str) -> bool:
-    """True or False and nothing else."""
-    if not isinstance(value, bool | np.bool_):
-        raise InvalidTypeError(f"{name}: expected True or False, got {brief(value)}")
-    return bool(value)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 ENTROPY_BINS = 2048
 FEWEST_ENTROPY_BINS = 128
 _MOST_SWEEPS = 16
+_COARSE_STEPS = 32
 _MOST_AT_ONCE = 1 << 16  # levels of thresholds that are compared
 
 
@@ -111,9 +112,9 @@ def least_error_range(
 ) -> tuple[float, float]:
     """The clip range of least squared error when every value of a bin lies in its middle.
 
-    Symmetric: all thresholds from one bin to the extremes are compared. Asymmetric: one end is chosen with the other
-    one fixed, by turns, until neither moves. The extremes themselves are always among the candidates, so the error is
-    never larger than theirs.
+    Symmetric: all thresholds from one bin to the extremes are compared. Asymmetric: the best of a coarse grid of both
+    ends; from there one end is chosen with the other one fixed, by turns, until neither moves. The extremes themselves
+    are always among the candidates, so the error is never larger than theirs.
     """
     sums = _Sums.of(bins)
     if symmetric:
@@ -123,26 +124,40 @@ def least_error_range(
         scales = thresholds / ((limits[1] - limits[0]) / 2)
         chosen, _ = sums.least(scales, np.zeros_like(scales), limits)
         return clipped_to(float(thresholds[chosen]), lowest, highest)
-    ends = [min(lowest, 0.0), max(highest, 0.0)]
-    edges = bins.edges
-    least = np.inf
+    return _least_error_ends(sums, lowest, highest, limits)
+
+
+def _least_error_ends(sums: "_Sums", lowest: float, highest: float, limits: tuple[int, int]) -> tuple[float, float]:
+    edges, extremes = sums.bins.edges, (min(lowest, 0.0), max(highest, 0.0))
+    fractions = np.arange(_COARSE_STEPS + 1) / _COARSE_STEPS
+    lows, highs = (grid.reshape(-1) for grid in np.meshgrid(extremes[0] * fractions, extremes[1] * fractions))
+    ends, least = _least_of(sums, lows, highs, limits)
     for sweep in range(_MOST_SWEEPS):
-        side = 1 - sweep % 2
-        candidates = edges[edges > 0] if side else -edges[edges < 0]
-        extreme = highest if side else -lowest
-        candidates = np.append(candidates[candidates < extreme], max(extreme, 0.0))
-        low, high = (np.full(candidates.size, ends[0]), candidates) if side else (-candidates, ends[1])
-        scales = (high - low) / (limits[1] - limits[0])
-        usable = scales > 0
-        scales, low = scales[usable], (low + np.zeros_like(scales))[usable]
-        if not scales.size:
-            continue
-        i, error = sums.least(scales, np.clip(limits[0] - np.rint(low / scales), *limits), limits)
+        low, high = ends
+        if sweep % 2:
+            highs = np.append(edges[(edges > 0) & (edges < extremes[1])], extremes[1])
+            found, error = _least_of(sums, np.full(highs.size, low), highs, limits)
+        else:
+            lows = np.append(edges[(edges < 0) & (edges > extremes[0])][::-1], extremes[0])
+            found, error = _least_of(sums, lows, np.full(lows.size, high), limits)
         if error >= least and sweep:
             break
-        least = error
-        ends[side] = float(candidates[usable][i]) * (1 if side else -1)
+        if error < least:
+            ends, least = found, error
     return max(lowest, min(ends[0], highest)), min(highest, max(ends[1], lowest))
+
+
+def _least_of(
+    sums: "_Sums", lows: NDArray[np.float64], highs: NDArray[np.float64], limits: tuple[int, int]
+) -> tuple[tuple[float, float], float]:
+    """The pair of ends, of which the last is the widest, with the least error, and the error."""
+    usable = highs > lows
+    if not usable.any():  # nothing but zeros
+        return (0.0, 0.0), 0.0
+    lows, highs = lows[usable], highs[usable]
+    scales = (highs - lows) / (limits[1] - limits[0])
+    i, error = sums.least(scales, np.clip(limits[0] - np.rint(lows / scales), *limits), limits)
+    return (float(lows[i]), float(highs[i])), error
 
 
 class _Sums(NamedTuple):

@@ -1,13 +1,10 @@
 """Which codes fake quantization aims at."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
-import numpy as np
-
-from quantcore.errors import InvalidTypeError
+from quantcore._arrays import flag
 from quantcore.granularity import QuantMode, check_bits, check_limits, code_range, integer_of_either_sign
-from quantcore.tables import brief
 
 __all__ = ["FakeQuantConfig"]
 
@@ -45,7 +42,7 @@ class FakeQuantConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bits", check_bits(self.bits))
-        object.__setattr__(self, "is_symmetric", boolean(self.is_symmetric, "is_symmetric"))
+        object.__setattr__(self, "is_symmetric", flag(self.is_symmetric, "is_symmetric"))
         for name in ("qmin", "qmax"):
             object.__setattr__(self, name, integer_of_either_sign(getattr(self, name), name))
         check_limits(self.qmin, self.qmax, self.bits, self.mode, "qmin", "qmax")
@@ -81,10 +78,3 @@ class FakeQuantConfig:
     def num_levels(self) -> int:
         """How many codes there are."""
         return self.qmax - self.qmin + 1
-
-
-def boolean(value: Any, name: str) -> bool:
-    """A bool and nothing that only counts as one."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise InvalidTypeError(f"{name}: expected a bool, got {brief(value)}")
-    return bool(value)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from quantcore import _arrays, affine, fake_quant
 from quantcore._pickles import reduced
 from quantcore.errors import InvalidStateError, InvalidTypeError, InvalidValueError
-from quantcore.fake_quant_config import FakeQuantConfig, boolean
+from quantcore.fake_quant_config import FakeQuantConfig
 from quantcore.granularity import QuantGranularity, QuantParams, check_granularity, check_params, params_within
 from quantcore.tables import brief
 
@@ -134,7 +134,8 @@ class FakeQuantize:
         TypeError
             `data` is not a float array.
         """
-        return self._calibrated(data, "data", n_threads)
+        self._params = self._found(data, "data", n_threads)
+        return self._params
 
     def forward(self, x: Any, *, n_threads: int | None = None, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """The fake-quantized values (see `fake_quantize_with_params`)."""
@@ -144,8 +145,10 @@ class FakeQuantize:
         self, x: Any, *, n_threads: int | None = None, out: NDArray[Any] | None = None
     ) -> NDArray[Any]:
         """As `forward`; calibrates on the values if there are no parameters yet."""
-        params = self._calibrated(x, "x", n_threads) if self._params is None else self._params
-        return fake_quant.forward(x, params, "x", n_threads, out)
+        params = self._found(x, "x", n_threads) if self._params is None else self._params
+        result = fake_quant.forward(x, params, "x", n_threads, out)
+        self._params = params
+        return result
 
     def backward(self, grad: Any, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """The plain straight-through gradient (see `ste_backward`)."""
@@ -157,16 +160,14 @@ class FakeQuantize:
         """The gradient where codes are in range, elsewhere zero (see `fake_quantize_backward`)."""
         return fake_quant.backward(grad, x, self.params, "x", n_threads, out)
 
-    def _calibrated(self, data: Any, name: str, n_threads: int | None) -> QuantParams:
+    def _found(self, data: Any, name: str, n_threads: int | None) -> QuantParams:
         source = _arrays.floats(data, name)
         if not source.size:
             raise InvalidValueError(f"{name}: must not be empty, got shape {source.shape}")
         config, granularity = self._config, self._granularity
         lowest, highest = affine.extremes(source, granularity.sharing(source.shape), name, n_threads)
         limits = (config.qmin, config.qmax)
-        params = params_within(lowest, highest, granularity, config.bits, config.mode, limits)
-        self._params = params
-        return params
+        return params_within(lowest, highest, granularity, config.bits, config.mode, limits)
 
     def __repr__(self) -> str:
         state = f"num_groups={self._params.num_groups}" if self._params is not None else "not calibrated"
@@ -218,7 +219,7 @@ def fake_quantize(
     >>> fake_quantize(np.array([-1.0, 0.3, 0.9], np.float32), bits=2)
     array([-1.,  0.,  1.], dtype=float32)
     """
-    is_symmetric = boolean(symmetric, "symmetric")
+    is_symmetric = _arrays.flag(symmetric, "symmetric")
     config = FakeQuantConfig.symmetric(bits) if is_symmetric else FakeQuantConfig.asymmetric(bits)
-    params = FakeQuantize(config, granularity)._calibrated(values, "values", n_threads)
+    params = FakeQuantize(config, granularity)._found(values, "values", n_threads)
     return fake_quant.forward(values, params, "values", n_threads, out)

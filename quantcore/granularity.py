@@ -388,7 +388,9 @@ def calibrated(
     if not source.size:
         raise InvalidValueError(f"values: must not be empty, got shape {source.shape}")
     lowest, highest = affine.extremes(source, granularity.sharing(source.shape), "values", n_threads)
-    return params_from_extremes(lowest, highest, granularity, bits, mode, narrow_range=bool(narrow_range))
+    return params_from_extremes(
+        lowest, highest, granularity, bits, mode, narrow_range=_arrays.flag(narrow_range, "narrow_range")
+    )
 
 
 def integer_of_either_sign(value: Any, name: str) -> int:
@@ -399,6 +401,4 @@ def _flat(array: Any, name: str, dtype: type) -> NDArray[Any]:
     array = np.asarray(array)
     if array.dtype != dtype:
         raise InvalidTypeError(f"{name}: expected dtype {np.dtype(dtype)}, got {array.dtype}")
-    flat = np.ascontiguousarray(array).reshape(-1).view()
-    flat.setflags(write=False)
-    return flat
+    return _arrays.frozen(array).reshape(-1)

@@ -17,6 +17,7 @@ from quantcore.tables import brief
 N_BINS = _kernels.HISTOGRAM_BINS
 _MOST_IN_32_BITS = (1 << 32) - 1
 _MOST_VALUES = 1 << 62
+_TORN = -1
 _GATHERED_CHANNELS = 16
 
 
@@ -57,6 +58,7 @@ class Histograms:
         affine.extremes(source, sharing, name, n_threads)  # refuses the batch before anything is counted
         n_values = sharing.outer * sharing.inner
         self._make_room(n_values)
+        seen, self.n_values = self.n_values, _TORN
         bad = _parallel.run(
             lambda *turn: _kernels.count_channels(
                 source.raw, source.element_type, sharing.outer, sharing.inner, self.grids, self.counts, *turn
@@ -68,7 +70,12 @@ class Histograms:
         )
         if bad >= 0:  # it was finite a moment ago
             raise InvalidValueError(f"{name}: changed while it was read")
-        self.n_values += n_values
+        self.n_values = seen + n_values
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether an interruption left some channels with a batch and others without; there is no way back."""
+        return self.n_values == _TORN
 
     def merge(self, other: Self) -> None:
         """Take in what another record saw."""

@@ -26,6 +26,7 @@ def percentiles(source: Floats, percents: tuple[float, ...], name: str, n_thread
 
 def order_statistics(source: Floats, ranks: list[int], name: str, n_threads: int | None) -> list[float]:
     """The values of some ranks, counted from 0 in ascending order."""
+    _parallel.check_threads(n_threads)
     if source.size < FEW:
         return _of_few(source, ranks, name)
     counts = _counts(source, np.empty(0, np.uint32), 2, n_threads).sum(axis=0)

@@ -61,8 +61,14 @@ class MovingExtremes(Extremes):
         if self.highest[0] < self.lowest[0]:
             self.lowest, self.highest = lowest + 0, highest + 0
         else:
-            self.lowest = self.lowest + self.constant * (lowest - self.lowest)
-            self.highest = self.highest + self.constant * (highest - self.highest)
+            self.lowest, self.highest = self._moved(self.lowest, lowest), self._moved(self.highest, highest)
+
+    def _moved(self, average: NDArray[np.float32], new: NDArray[np.float32]) -> NDArray[np.float32]:
+        with np.errstate(over="ignore"):
+            moved = average + self.constant * (new - average)
+        difference = new.astype(np.float64) - average  # which float32 may not hold
+        wide = average + np.float64(self.constant) * difference
+        return np.where(np.isfinite(moved), moved, wide).astype(np.float32)
 
 
 def sequence(state: Mapping[str, Any], key: str, n: int, prefix: str = "") -> Sequence[Any]:

@@ -13,6 +13,9 @@ from quantcore import (
     calibrate_min_max,
     calibrate_per_channel,
     calibrate_per_tensor,
+    dequantize_with_params,
+    quantization_mse,
+    quantize_with_params,
 )
 from tests import reference_affine
 from tests import reference_calibration as reference
@@ -207,3 +210,18 @@ def test_mse_is_no_worse_than_min_max(bits, symmetric, narrow, shape, rng):
             assert found <= error(max(state.minimum, -t), min(state.maximum, t)) * 1.01
     if shape == "normal" and bits == 2:
         assert found < plain * 0.7
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_asymmetric_mse_is_no_local_minimum(bits):
+    values = np.random.default_rng(1).laplace(size=4000).astype(np.float32)
+    calibrator = Calibrator.mse(bits, symmetric=False)
+    calibrator.observe(values)
+
+    def error(params):
+        return quantization_mse(values, dequantize_with_params(quantize_with_params(values, params), params))
+
+    lows, highs = np.meshgrid(np.linspace(values.min(), -0.1, 24), np.linspace(0.1, values.max(), 24))
+    ends = np.stack([lows.ravel(), highs.ravel()], axis=1)
+    of_grid = min(error(calibrate_per_tensor(pair.astype(np.float32), bits, QuantMode.ASYMMETRIC)) for pair in ends)
+    assert error(calibrator.compute().params) <= 1.002 * of_grid

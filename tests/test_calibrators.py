@@ -20,6 +20,7 @@ from quantcore import (
     InvalidTypeError,
     InvalidValueError,
     QuantcoreError,
+    _kernels,
     calibrate_min_max,
     calibrate_percentile,
 )
@@ -378,4 +379,67 @@ def test_hostile_states_are_refused_by_name(case):
 @pytest.mark.parametrize("state", [None, 5, "x", [], [["format", "quantcore.calibrator"]], {}])
 def test_what_is_no_state(state):
     with pytest.raises((InvalidValueError, InvalidTypeError)):
+        Calibrator.from_dict(state)
+
+
+# What a call leaves behind that did not go well
+
+
+def test_an_interrupted_batch_is_never_counted_by_half(monkeypatch):
+    """A KeyboardInterrupt comes out of the kernel with some channels counted and others not."""
+    values = np.random.default_rng(0).standard_normal((40, 300)).astype(np.float32)
+    calibrator = Calibrator.percentile(axis=0)
+    calibrator.observe(values)
+    count = _kernels.count_channels
+
+    def interrupted(*arguments):
+        *others, _, _ = arguments
+        count(*others, _kernels.Chunks(8, 8), 1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_kernels, "count_channels", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        calibrator.observe(values)
+    monkeypatch.undo()
+    other = Calibrator.percentile(axis=0)
+    other.observe(values)
+    for call in (
+        calibrator.compute,
+        calibrator.to_dict,
+        lambda: calibrator.observe(values),
+        lambda: calibrator.merge(other),
+        lambda: other.merge(calibrator),
+        lambda: pickle.dumps(calibrator),
+    ):
+        with pytest.raises(InvalidStateError, match=r"interrupted observe .* reset\(\)"):
+            call()
+    calibrator.reset()
+    calibrator.observe(values)
+    assert calibrator.to_dict() == other.to_dict()
+
+
+def test_a_moving_average_of_extremes_that_are_far_apart_stays_finite():
+    calibrator = Calibrator.moving_average(8, False, 0.5)
+    for value in (3e38, -3e38, 3e38):
+        calibrator.observe(np.array([value], np.float32))
+    result = calibrator.compute()
+    assert result.observed_min == result.observed_max == pytest.approx(1.5e38)
+    assert Calibrator.from_dict(calibrator.to_dict()).to_dict() == calibrator.to_dict()
+
+
+@pytest.mark.parametrize("n_threads", [0, -1, True, 1.5])
+def test_threads_are_checked_even_where_none_are_needed(n_threads):
+    for call in (
+        lambda: Calibrator.mse().observe(np.empty(0, np.float32), n_threads=n_threads),
+        lambda: Calibrator.mse().partial_fit(np.ones(3, np.float32), n_threads=n_threads),
+        lambda: calibrate_percentile(np.ones(3, np.float32), n_threads=n_threads),
+    ):
+        with pytest.raises((InvalidValueError, InvalidTypeError), match="n_threads: expected an integer >= 1"):
+            call()
+
+
+def test_a_state_without_an_axis_is_refused():
+    state = Calibrator.min_max().to_dict()
+    del state["axis"]
+    with pytest.raises(InvalidValueError, match="axis: is missing"):
         Calibrator.from_dict(state)

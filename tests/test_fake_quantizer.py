@@ -275,3 +275,10 @@ def test_repr_says_what_it_is():
     assert repr(fq) == f"FakeQuantize({config}, per_channel, not calibrated)"
     fq.calibrate(np.ones((3, 2), F32))
     assert repr(fq) == f"FakeQuantize({config}, per_channel, num_groups=3)"
+
+
+def test_a_refused_forward_does_not_calibrate():
+    fq = FakeQuantize.q8()
+    with pytest.raises(InvalidValueError, match="out: expected shape"):
+        fq.forward_with_calibration(np.ones(3, np.float32), out=np.ones(4, np.float32))
+    assert not fq.is_initialized

@@ -514,3 +514,10 @@ def test_params_that_contradict_are_refused(changes, message):
 def test_params_of_other_types_are_refused(changes, message):
     with pytest.raises(InvalidTypeError, match=f"^{re.escape(message)}"):
         params(**changes)
+
+
+def test_parameters_are_no_view_of_the_callers_arrays():
+    scales = np.ones(1, np.float32)
+    params = QuantParams(scales, np.zeros(1, np.int32), QuantGranularity(), QuantMode.SYMMETRIC, 8, -127, 127)
+    scales[0] = np.nan
+    assert params.scales[0] == 1
