@@ -115,7 +115,7 @@ def test_state_dict_holds_tensors_only(linear):
 
 def test_a_state_of_another_layout_is_refused(linear):
     state = Linear4bit.from_linear(linear, quant_type="nf4").state_dict()
-    with pytest.raises(InvalidValueError, match="quant_type: the layer has 'fp4', the state_dict 'nf4'"):
+    with pytest.raises(InvalidValueError, match="quant_type: the Linear4bit has 'fp4', the state_dict 'nf4'"):
         Linear4bit(72, 40, quant_type="fp4").load_state_dict(state)
     state["_extra_state"] = torch.frombuffer(bytearray(b'{"version": 2}'), dtype=torch.uint8)
     with pytest.raises(InvalidValueError, match="unknown version; known: 1"):
@@ -248,3 +248,13 @@ def test_what_it_is_made_from(rng):
         Linear4bit.from_quantized(cube)
     with pytest.raises(InvalidValueError, match=r"bias: expected shape \(2,\), got \(3,\)"):
         Linear4bit.from_quantized(quantcore.quantize_4bit(np.ones((2, 2), np.float32)), torch.ones(3))
+
+
+def test_a_refused_state_changes_nothing(linear):
+    ours = Linear4bit.from_linear(linear, quant_type="nf4")
+    other = nn.Linear(linear.in_features, linear.out_features)
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    with pytest.raises(InvalidValueError, match=r"^quant_type: the Linear4bit has 'nf4', the state_dict 'fp4'$"):
+        ours.load_state_dict(Linear4bit.from_linear(other, quant_type="fp4").state_dict())
+    after = ours.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())

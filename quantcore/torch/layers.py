@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from quantcore.errors import InvalidValueError
 from quantcore.granularity import QuantMode, QuantParams
 from quantcore.quantized_tensor import QuantizedTensor, dequantize_with_params
-from quantcore.tables import brief
 from quantcore.torch import _tensors
 from quantcore.torch.fake_quantizer import FakeQuantize
 
@@ -35,7 +33,7 @@ __all__ = [
 _STATE_VERSION = 1
 
 
-class QuantizedWeight(_tensors.KeepsDtypes, nn.Module):
+class QuantizedWeight(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
     """A weight as codes and scales, decoded at every use; what several layers share, they share as one module.
 
     Parameters
@@ -100,12 +98,8 @@ class QuantizedWeight(_tensors.KeepsDtypes, nn.Module):
         """How the codes are to be read, for `state_dict`."""
         return _tensors.packed_state(_STATE_VERSION, self._layout())
 
-    def set_extra_state(self, state: Any) -> None:
-        """Refuse codes that are to be read in another way than this weight's."""
-        layout = self._layout()
-        for name, value in _tensors.unpacked_state(state, _STATE_VERSION, set(layout), "QuantizedWeight").items():
-            if value != layout[name]:
-                raise InvalidValueError(f"{name}: the weight has {layout[name]!r}, the state_dict {brief(value)}")
+    def _checked_state(self, state: Any) -> Any:
+        return _tensors.unpacked_state(state, _STATE_VERSION, self._layout(), "QuantizedWeight")
 
     def extra_repr(self) -> str:
         """What stands in the parentheses of `repr`."""

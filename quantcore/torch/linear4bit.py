@@ -28,7 +28,7 @@ __all__ = ["Linear4bit"]
 _STATE_VERSION = 1
 
 
-class Linear4bit(_tensors.KeepsDtypes, nn.Module):
+class Linear4bit(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
     """`x @ W.T + bias`, W frozen in 4 bits, plus `alpha / rank * (dropout(x) @ A.T) @ B.T` of trainable adapters.
 
     Made by `from_linear` or `from_quantized`; the constructor makes one of zeros that `load_state_dict` can fill.
@@ -276,12 +276,8 @@ class Linear4bit(_tensors.KeepsDtypes, nn.Module):
         """How the codes are to be read, for `state_dict`."""
         return _tensors.packed_state(_STATE_VERSION, self._layout())
 
-    def set_extra_state(self, state: Any) -> None:
-        """Refuse codes that are to be read in another way than this layer does."""
-        layout = self._layout()
-        for name, value in _tensors.unpacked_state(state, _STATE_VERSION, set(layout), "Linear4bit").items():
-            if value != layout[name]:
-                raise InvalidValueError(f"{name}: the layer has {layout[name]!r}, the state_dict {brief(value)}")
+    def _checked_state(self, state: Any) -> Any:
+        return _tensors.unpacked_state(state, _STATE_VERSION, self._layout(), "Linear4bit")
 
     def extra_repr(self) -> str:
         """What stands in the parentheses of `repr`."""
