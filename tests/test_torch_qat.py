@@ -218,7 +218,7 @@ def test_state_dict_round_trip(model, tokens, weight, is_converted):
 def test_codes_of_another_layout_are_refused(model):
     state = convert(prepare_qat(copy.deepcopy(model), weight=FakeQuantize(4, observer="current"))).state_dict()
     other = convert(prepare_qat(model, weight=FakeQuantize(5, observer="current")))
-    with pytest.raises(InvalidValueError, match="bits: the weight has 5, the state_dict 4"):
+    with pytest.raises(InvalidValueError, match="bits: the QuantizedWeight has 5, the state_dict 4"):
         other.load_state_dict(state)
 
 
@@ -300,3 +300,26 @@ def test_fast_path_of_an_encoder_layer_is_quantized_too():
         torch.testing.assert_close(layer.eval()(x), slow)
         assert torch.equal(convert(layer)(x), layer(x))
         torch.testing.assert_close(layer(x), slow)
+
+
+def test_a_refused_state_leaves_a_weight_as_it_was():
+    def weight(bits):
+        prepared = prepare_qat(nn.Linear(4, 3), weight=FakeQuantize(bits, granularity=CHANNELS))
+        return convert(prepared).weight_quantized
+
+    ours = weight(8)
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    with pytest.raises(InvalidValueError, match=r"^bits: "):
+        ours.load_state_dict(weight(4).state_dict())
+    after = ours.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_keyword_inputs_are_fake_quantized(rng):
+    x = torch.from_numpy(rng.standard_normal((2, 4), dtype=np.float32))
+    layer = prepare_qat(nn.Sequential(nn.Linear(4, 4)), activation=FakeQuantize(3))[0]
+    y = layer(input=x)
+    assert layer.input_fake_quant.is_calibrated
+    assert torch.equal(y, layer(x))
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'input'"):
+        layer()

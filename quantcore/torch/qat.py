@@ -4,7 +4,6 @@ import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
 from torch import nn
 
 from quantcore.errors import InvalidTypeError, InvalidValueError
@@ -76,7 +75,7 @@ def prepare_qat(
         twin.weight_fake_quant = of_parameters[id(parameter)]
         if activation is not None and not isinstance(module, nn.Embedding):
             twin.input_fake_quant = copy.deepcopy(activation)
-            twin.register_forward_pre_hook(_fake_quantize_input)
+            twin.register_forward_pre_hook(_fake_quantize_input, with_kwargs=True)
         return twin
 
     return _replaced(model, prepared)
@@ -193,8 +192,13 @@ def _replaced(model: nn.Module, replacement: Callable[[nn.Module], nn.Module | N
     return made.get(model, model)
 
 
-def _fake_quantize_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _fake_quantize_input(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     fake_quant = module.input_fake_quant
     assert isinstance(fake_quant, FakeQuantize)
-    assert isinstance(args[0], torch.Tensor)
-    return fake_quant(args[0]), *args[1:]
+    if args:
+        return (fake_quant(args[0]), *args[1:]), kwargs
+    if "input" in kwargs:
+        return args, kwargs | {"input": fake_quant(kwargs["input"])}
+    return args, kwargs  # for the layer's own complaint
