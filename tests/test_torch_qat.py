@@ -323,3 +323,23 @@ def test_keyword_inputs_are_fake_quantized(rng):
     assert torch.equal(y, layer(x))
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'input'"):
         layer()
+
+
+@pytest.mark.parametrize("learn_scale", [False, True])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("granularity", [None, CHANNELS, QuantGranularity.per_channel(1)], ids=str)
+@pytest.mark.parametrize(
+    ("layer", "x"),
+    [
+        (lambda: nn.Linear(0, 3), torch.ones(2, 0)),
+        (lambda: nn.Linear(3, 0), torch.ones(2, 3)),
+        (lambda: nn.Embedding(5, 0), torch.tensor([4, 1])),
+    ],
+    ids=["no inputs", "no outputs", "no columns"],
+)
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_layers_without_weights_are_converted(layer, x, granularity, symmetric, learn_scale):
+    weight = FakeQuantize(4, symmetric, granularity=granularity, learn_scale=learn_scale)
+    model = prepare_qat(layer(), weight=weight)
+    expected = model(x)
+    assert torch.equal(convert(model)(x), expected)
