@@ -304,3 +304,9 @@ def test_threads_of_autograd(rng):
     with ThreadPoolExecutor(4) as pool:
         for ours, x in zip(pool.map(gradient, inputs), inputs, strict=True):
             assert torch.equal(ours, gradient(x))
+
+
+@pytest.mark.parametrize("name", ["grad_factor", "narrow_range"])
+def test_options_of_a_wrong_type_are_refused_at_once(name):
+    with pytest.raises(InvalidTypeError, match=f"^{name}: expected .*, got 'x'$"):
+        fake_quantize_learned(torch.ones(2), torch.ones(1), **{name: "x"})

@@ -230,7 +230,10 @@ def test_a_broken_buffer_is_refused(linear):
         ({"alpha": 0}, InvalidValueError, "alpha"),
         ({"alpha": float("nan")}, InvalidValueError, "alpha"),
         ({"dropout": 1}, InvalidValueError, "dropout"),
-        ({"dropout": "0"}, InvalidValueError, "dropout"),
+        ({"dropout": "0"}, InvalidTypeError, "dropout"),
+        ({"alpha": True}, InvalidTypeError, "alpha"),
+        ({"scale_code": 3}, InvalidTypeError, "scale_code"),
+        ({"bias": "x"}, InvalidTypeError, "bias"),
     ],
 )
 def test_what_is_refused(options, error, name):
@@ -258,3 +261,10 @@ def test_a_refused_state_changes_nothing(linear):
         ours.load_state_dict(Linear4bit.from_linear(other, quant_type="fp4").state_dict())
     after = ours.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("bias", [np.zeros(3, np.float32), "x", torch.zeros(3, dtype=torch.int64)], ids=type)
+def test_a_bias_of_a_wrong_type_is_refused(bias):
+    q = quantcore.quantize_4bit(np.ones((3, 4), np.float32))
+    with pytest.raises(InvalidTypeError, match="^bias: expected "):
+        Linear4bit.from_quantized(q, bias)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from quantcore import fake_quant
+from quantcore import _arrays, fake_quant
+from quantcore.calibration_records import flag
 from quantcore.errors import InvalidValueError
 from quantcore.granularity import (
     QuantGranularity,
@@ -100,8 +101,11 @@ def fake_quantize_learned(
         `x` holds NaN or inf; there are not as many scales or zero points as `granularity` asks for; a zero point is not
         finite; `bits` is out of range.
     TypeError
-        A tensor is not a dense float tensor on the CPU.
+        A tensor is not a dense float tensor on the CPU; `narrow_range` is no bool, `grad_factor` no number.
     """
+    flag(narrow_range, "narrow_range")
+    if grad_factor is not None:
+        grad_factor = _arrays.number(grad_factor, "grad_factor")
     mode = QuantMode.SYMMETRIC if zero_point is None else QuantMode.ASYMMETRIC
     params = learned_params(scale, zero_point, check_bits(bits), mode, check_granularity(granularity), narrow_range)
     return learned(x, scale, zero_point, params, grad_factor)
