@@ -266,5 +266,5 @@ def test_a_refused_state_changes_nothing(linear):
 @pytest.mark.parametrize("bias", [np.zeros(3, np.float32), "x", torch.zeros(3, dtype=torch.int64)], ids=type)
 def test_a_bias_of_a_wrong_type_is_refused(bias):
     q = quantcore.quantize_4bit(np.ones((3, 4), np.float32))
-    with pytest.raises(InvalidTypeError, match="^bias: expected "):
+    with pytest.raises(InvalidTypeError, match=r"^bias: expected "):
         Linear4bit.from_quantized(q, bias)

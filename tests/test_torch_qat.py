@@ -343,3 +343,27 @@ def test_layers_without_weights_are_converted(layer, x, granularity, symmetric, 
     model = prepare_qat(layer(), weight=weight)
     expected = model(x)
     assert torch.equal(convert(model)(x), expected)
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("prototype", PROTOTYPES.values(), ids=PROTOTYPES)
+def test_reading_a_weight_observes_nothing(model, tokens, prototype, used):
+    prepare_qat(model, weight=prototype)
+    if used:
+        trained(model, tokens)
+    for layer in (model.mix, model.conv, model.embedding):
+        before = {name: value.clone() for name, value in layer.state_dict().items()}
+        weight = layer.weight
+        assert weight.shape == layer.raw_weight.shape
+        after = layer.state_dict()
+        assert all(torch.equal(after[name], value) for name, value in before.items())
+        assert torch.equal(layer.weight_fake_quant(layer.raw_weight), weight)  # what the next forward pass uses
+
+
+def test_a_weight_that_is_read_only_is_converted_as_it_is(rng):
+    """Its layer is never called: another module multiplies with it."""
+    layer = prepare_qat(nn.Linear(6, 4), weight=FakeQuantize(4)).apply(qt.disable_observer)
+    weight = layer.weight
+    weight.sum().backward()
+    assert layer.raw_weight.grad.all()
+    assert torch.equal(convert(layer).weight, weight)

@@ -1,5 +1,6 @@
 """The module that observes what passes through it and fake-quantizes it, with scales that are observed or learned."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -148,6 +149,17 @@ class FakeQuantize(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
         """Observe `x` if that is enabled, fake-quantize it if that is."""
         if self.is_observer_enabled and not (self.learn_scale and self.is_calibrated):
             self.calibrate(x)
+        return self._fake_quantized(x)
+
+    @_tensors.eager
+    def preview(self, x: torch.Tensor) -> torch.Tensor:
+        """What `forward` would return now, with nothing observed; before the first tensor, as if `x` were that."""
+        is_kept = self.is_calibrated and (self.learn_scale or not self.is_observer_enabled)
+        if is_kept or not self.is_fake_quant_enabled or not x.numel():
+            return self._fake_quantized(x)
+        return fake_quantize(x, self._observed(x, copy.deepcopy(self.observer)))
+
+    def _fake_quantized(self, x: torch.Tensor) -> torch.Tensor:
         if not self.is_fake_quant_enabled or not x.numel():
             return x
         if not self.learn_scale:
@@ -160,11 +172,7 @@ class FakeQuantize(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
         _tensors.floats(x, "x")
         if not x.numel():
             return
-        if self.observer is None:
-            params = self._params_of(x)
-        else:
-            self.observer.observe(x)
-            params = self.observer.compute().params
+        params = self._observed(x, self.observer)
         self._set("scale", params.scales)
         self._set("zero_point", params.zero_points)
 
@@ -227,7 +235,11 @@ class FakeQuantize(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
             "learn_scale": self.learn_scale,
         }
 
-    def _params_of(self, x: torch.Tensor) -> QuantParams:
+    def _observed(self, x: torch.Tensor, observer: Calibrator | None) -> QuantParams:
+        """The parameters after `x`."""
+        if observer is not None:
+            observer.observe(x)
+            return observer.compute().params
         source = _arrays.floats(x, "x")
         lowest, highest = affine.extremes(source, self.granularity.sharing(source.shape), "x", None)
         return params_from_extremes(

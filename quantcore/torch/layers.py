@@ -148,9 +148,20 @@ class _Qat:
 
     @property
     def weight(self) -> torch.Tensor:
-        """The fake-quantized parameter."""
+        """The fake-quantized parameter, as the next forward pass would use it; to read it observes nothing."""
+        return self.weight_fake_quant.preview(self.raw_weight)
+
+    def _observed_weight(self) -> torch.Tensor:
+        """The fake-quantized parameter for a forward pass."""
         quantized: torch.Tensor = self.weight_fake_quant(self.raw_weight)
         return quantized
+
+
+class _QatConv(_Qat):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """As torch's."""
+        y: torch.Tensor = self._conv_forward(input, self._observed_weight(), self.bias)  # type: ignore[attr-defined]
+        return y
 
 
 class _Quantized:
@@ -169,21 +180,30 @@ class _Quantized:
 class QatLinear(_Qat, nn.Linear):
     """A linear layer in quantization-aware training."""
 
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """As torch's."""
+        return nn.functional.linear(input, self._observed_weight(), self.bias)
 
-class QatConv1d(_Qat, nn.Conv1d):
+
+class QatConv1d(_QatConv, nn.Conv1d):
     """A convolution in quantization-aware training."""
 
 
-class QatConv2d(_Qat, nn.Conv2d):
+class QatConv2d(_QatConv, nn.Conv2d):
     """A convolution in quantization-aware training."""
 
 
-class QatConv3d(_Qat, nn.Conv3d):
+class QatConv3d(_QatConv, nn.Conv3d):
     """A convolution in quantization-aware training."""
 
 
 class QatEmbedding(_Qat, nn.Embedding):
     """An embedding in quantization-aware training."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """As torch's."""
+        weight, options = self._observed_weight(), (self.norm_type, self.scale_grad_by_freq, self.sparse)
+        return nn.functional.embedding(input, weight, self.padding_idx, None, *options)
 
 
 class QuantizedLinear(_Quantized, nn.Linear):
