@@ -197,7 +197,7 @@ def test_a_state_of_other_parameters_is_refused(rng):
         ({"bits": 4, "observer": "current"}, "method"),
         ({"bits": 4, "granularity": CHANNELS}, "axis"),
     ):
-        with pytest.raises(InvalidValueError, match=f"^{name}: the module has"):
+        with pytest.raises(InvalidValueError, match=f"^{name}: the FakeQuantize has"):
             FakeQuantize(**options).load_state_dict(state)
 
 
@@ -250,3 +250,32 @@ def test_a_batch_with_nan_changes_nothing(rng):
         fq(torch.tensor([9.0, float("nan")]))
     assert fq.params == before
     assert fq(torch.ones(3)).tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("parent", [lambda m: m, nn.Sequential], ids=["alone", "child"])
+def test_a_refused_state_changes_nothing(rng, parent):
+    ours, theirs = FakeQuantize(8), FakeQuantize(4)
+    for fq in (ours, theirs):
+        fq(batches(rng)[fq is ours])
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    with pytest.raises(InvalidValueError, match=r"^bits: the FakeQuantize has 8, the state_dict 4$"):
+        parent(ours).load_state_dict(parent(theirs).state_dict())
+    after = ours.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "message"),
+    [
+        ({"lower": 1.0, "upper": 99.0}, {"lower": 1.0, "upper": 90.0}, r"^upper: .* 99\.0, the state_dict 90\.0$"),
+        ({"lower": 1.0, "upper": 99.0}, {"lower": 2.0, "upper": 99.0}, r"^lower: "),
+        ({"averaging_constant": 0.5}, {"averaging_constant": 0.25}, r"^averaging_constant: "),
+    ],
+)
+def test_an_observer_with_other_parameters_is_refused(rng, ours, theirs, message):
+    name = "percentile" if "lower" in ours else "moving_average"
+    ours, theirs = (FakeQuantize(observer=CalibrationMethod(name, **options)) for options in (ours, theirs))
+    theirs(batches(rng)[0])
+    with pytest.raises(InvalidValueError, match=message):
+        ours.load_state_dict(theirs.state_dict())
+    assert not ours.is_calibrated

@@ -229,14 +229,33 @@ def test_a_leaf_is_not_written_to(rng):
         y.sum().backward()
 
 
-def test_double_backward_is_refused(rng):
-    x = tensor(rng, (4, 8)).requires_grad_()
-    scale = torch.tensor([0.5], requires_grad=True)
-    params = params_of(x, GRANULARITIES[0], QuantMode.SYMMETRIC)
-    for y in (fake_quantize(x, params), fake_quantize_learned(x, scale)):
-        (grad,) = torch.autograd.grad((y**2).sum(), x, create_graph=True)
-        with pytest.raises(RuntimeError, match="differentiate twice"):
-            grad.sum().backward()
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("granularity", GRANULARITIES[:4], ids=str)
+def test_higher_derivatives_equal_torchs(rng, granularity, mode):
+    values = tensor(rng, (5, 4, 7))
+    params = params_of(values**2, granularity, mode)
+    results = []
+    for function in (fake_quantize, torchs):
+        x = values.clone().requires_grad_()
+        derivatives = [(function(x * x, params) ** 3).sum()]
+        for _ in range(3):
+            derivatives += torch.autograd.grad(derivatives[-1].sum(), x, create_graph=True)
+        results.append(derivatives)
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs)
+        assert ours.any()
+
+
+@pytest.mark.parametrize("wrt", [0, 1, 2], ids=["x", "scale", "zero_point"])
+@pytest.mark.parametrize("power", [1, 2])
+def test_a_second_derivative_through_a_learned_scale_is_refused(rng, wrt, power):
+    """Also where only what goes into the function depends on the leaf, which is when it could be silently wrong."""
+    leaves = [t.requires_grad_() for t in (tensor(rng, (4, 8)), torch.tensor([0.7]), torch.tensor([1.5]))]
+    x, scale, zero_point = (leaf * leaf for leaf in leaves)
+    y = fake_quantize_learned(x, scale, zero_point, bits=4) ** power
+    (grad,) = torch.autograd.grad(y.sum(), leaves[wrt], create_graph=True)
+    with pytest.raises(RuntimeError, match="fake_quantize_learned: cannot differentiate twice"):
+        torch.autograd.grad(grad.sum(), leaves[wrt])
 
 
 @pytest.mark.parametrize(
@@ -285,3 +304,9 @@ def test_threads_of_autograd(rng):
     with ThreadPoolExecutor(4) as pool:
         for ours, x in zip(pool.map(gradient, inputs), inputs, strict=True):
             assert torch.equal(ours, gradient(x))
+
+
+@pytest.mark.parametrize("name", ["grad_factor", "narrow_range"])
+def test_options_of_a_wrong_type_are_refused_at_once(name):
+    with pytest.raises(InvalidTypeError, match=f"^{name}: expected .*, got 'x'$"):
+        fake_quantize_learned(torch.ones(2), torch.ones(1), **{name: "x"})

@@ -115,7 +115,7 @@ def test_state_dict_holds_tensors_only(linear):
 
 def test_a_state_of_another_layout_is_refused(linear):
     state = Linear4bit.from_linear(linear, quant_type="nf4").state_dict()
-    with pytest.raises(InvalidValueError, match="quant_type: the layer has 'fp4', the state_dict 'nf4'"):
+    with pytest.raises(InvalidValueError, match="quant_type: the Linear4bit has 'fp4', the state_dict 'nf4'"):
         Linear4bit(72, 40, quant_type="fp4").load_state_dict(state)
     state["_extra_state"] = torch.frombuffer(bytearray(b'{"version": 2}'), dtype=torch.uint8)
     with pytest.raises(InvalidValueError, match="unknown version; known: 1"):
@@ -230,7 +230,10 @@ def test_a_broken_buffer_is_refused(linear):
         ({"alpha": 0}, InvalidValueError, "alpha"),
         ({"alpha": float("nan")}, InvalidValueError, "alpha"),
         ({"dropout": 1}, InvalidValueError, "dropout"),
-        ({"dropout": "0"}, InvalidValueError, "dropout"),
+        ({"dropout": "0"}, InvalidTypeError, "dropout"),
+        ({"alpha": True}, InvalidTypeError, "alpha"),
+        ({"scale_code": 3}, InvalidTypeError, "scale_code"),
+        ({"bias": "x"}, InvalidTypeError, "bias"),
     ],
 )
 def test_what_is_refused(options, error, name):
@@ -248,3 +251,20 @@ def test_what_it_is_made_from(rng):
         Linear4bit.from_quantized(cube)
     with pytest.raises(InvalidValueError, match=r"bias: expected shape \(2,\), got \(3,\)"):
         Linear4bit.from_quantized(quantcore.quantize_4bit(np.ones((2, 2), np.float32)), torch.ones(3))
+
+
+def test_a_refused_state_changes_nothing(linear):
+    ours = Linear4bit.from_linear(linear, quant_type="nf4")
+    other = nn.Linear(linear.in_features, linear.out_features)
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    with pytest.raises(InvalidValueError, match=r"^quant_type: the Linear4bit has 'nf4', the state_dict 'fp4'$"):
+        ours.load_state_dict(Linear4bit.from_linear(other, quant_type="fp4").state_dict())
+    after = ours.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("bias", [np.zeros(3, np.float32), "x", torch.zeros(3, dtype=torch.int64)], ids=type)
+def test_a_bias_of_a_wrong_type_is_refused(bias):
+    q = quantcore.quantize_4bit(np.ones((3, 4), np.float32))
+    with pytest.raises(InvalidTypeError, match=r"^bias: expected "):
+        Linear4bit.from_quantized(q, bias)

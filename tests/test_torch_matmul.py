@@ -77,12 +77,18 @@ def test_gradcheck(rng):
     assert torch.autograd.gradcheck(lambda x, bias: matmul_4bit(x, q, bias), inputs)
 
 
-def test_double_backward_is_refused(rng):
-    x = tensor(rng, (2, 10)).requires_grad_()
-    y = matmul_4bit(x, quantized(rng, (6, 10))) ** 2
-    (grad,) = torch.autograd.grad(y.sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiate twice"):
-        grad.sum().backward()
+def test_higher_derivatives_are_those_of_the_decoded_weight(rng):
+    q = quantized(rng, (6, 10), quant_type="nf4", block_size=32)
+    values = tensor(rng, (2, 10), torch.float64)
+    results = []
+    for function in (lambda x: matmul_4bit(x, q), lambda x: x @ decoded(q).double().t()):
+        x = values.clone().requires_grad_()
+        derivatives = [(function(x * x) ** 3).sum()]
+        for _ in range(3):
+            derivatives += torch.autograd.grad(derivatives[-1].sum(), x, create_graph=True)
+        results.append(derivatives)
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_strided_input_and_gradient(rng):

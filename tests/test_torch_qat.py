@@ -218,7 +218,7 @@ def test_state_dict_round_trip(model, tokens, weight, is_converted):
 def test_codes_of_another_layout_are_refused(model):
     state = convert(prepare_qat(copy.deepcopy(model), weight=FakeQuantize(4, observer="current"))).state_dict()
     other = convert(prepare_qat(model, weight=FakeQuantize(5, observer="current")))
-    with pytest.raises(InvalidValueError, match="bits: the weight has 5, the state_dict 4"):
+    with pytest.raises(InvalidValueError, match="bits: the QuantizedWeight has 5, the state_dict 4"):
         other.load_state_dict(state)
 
 
@@ -300,3 +300,70 @@ def test_fast_path_of_an_encoder_layer_is_quantized_too():
         torch.testing.assert_close(layer.eval()(x), slow)
         assert torch.equal(convert(layer)(x), layer(x))
         torch.testing.assert_close(layer(x), slow)
+
+
+def test_a_refused_state_leaves_a_weight_as_it_was():
+    def weight(bits):
+        prepared = prepare_qat(nn.Linear(4, 3), weight=FakeQuantize(bits, granularity=CHANNELS))
+        return convert(prepared).weight_quantized
+
+    ours = weight(8)
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    with pytest.raises(InvalidValueError, match=r"^bits: "):
+        ours.load_state_dict(weight(4).state_dict())
+    after = ours.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_keyword_inputs_are_fake_quantized(rng):
+    x = torch.from_numpy(rng.standard_normal((2, 4), dtype=np.float32))
+    layer = prepare_qat(nn.Sequential(nn.Linear(4, 4)), activation=FakeQuantize(3))[0]
+    y = layer(input=x)
+    assert layer.input_fake_quant.is_calibrated
+    assert torch.equal(y, layer(x))
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'input'"):
+        layer()
+
+
+@pytest.mark.parametrize("learn_scale", [False, True])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("granularity", [None, CHANNELS, QuantGranularity.per_channel(1)], ids=str)
+@pytest.mark.parametrize(
+    ("layer", "x"),
+    [
+        (lambda: nn.Linear(0, 3), torch.ones(2, 0)),
+        (lambda: nn.Linear(3, 0), torch.ones(2, 3)),
+        (lambda: nn.Embedding(5, 0), torch.tensor([4, 1])),
+    ],
+    ids=["no inputs", "no outputs", "no columns"],
+)
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_layers_without_weights_are_converted(layer, x, granularity, symmetric, learn_scale):
+    weight = FakeQuantize(4, symmetric, granularity=granularity, learn_scale=learn_scale)
+    model = prepare_qat(layer(), weight=weight)
+    expected = model(x)
+    assert torch.equal(convert(model)(x), expected)
+
+
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("prototype", PROTOTYPES.values(), ids=PROTOTYPES)
+def test_reading_a_weight_observes_nothing(model, tokens, prototype, used):
+    prepare_qat(model, weight=prototype)
+    if used:
+        trained(model, tokens)
+    for layer in (model.mix, model.conv, model.embedding):
+        before = {name: value.clone() for name, value in layer.state_dict().items()}
+        weight = layer.weight
+        assert weight.shape == layer.raw_weight.shape
+        after = layer.state_dict()
+        assert all(torch.equal(after[name], value) for name, value in before.items())
+        assert torch.equal(layer.weight_fake_quant(layer.raw_weight), weight)  # what the next forward pass uses
+
+
+def test_a_weight_that_is_read_only_is_converted_as_it_is(rng):
+    """Its layer is never called: another module multiplies with it."""
+    layer = prepare_qat(nn.Linear(6, 4), weight=FakeQuantize(4)).apply(qt.disable_observer)
+    weight = layer.weight
+    weight.sum().backward()
+    assert layer.raw_weight.grad.all()
+    assert torch.equal(convert(layer).weight, weight)

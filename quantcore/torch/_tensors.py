@@ -102,8 +102,11 @@ def packed_state(version: int, fields: dict[str, Any]) -> torch.Tensor:
     return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
 
 
-def unpacked_state(state: Any, version: int, keys: set[str], name: str) -> dict[str, Any]:
-    """The fields of `packed_state`; anything else is refused."""
+def unpacked_state(
+    state: Any, version: int, layout: dict[str, Any], name: str, others: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The fields of `packed_state`: `others`, and those of `layout` with the same values; all else is refused."""
+    keys = {*layout, *others}
     try:
         fields = json.loads(bytes(state.to(torch.uint8).cpu().numpy()))
     except (AttributeError, TypeError, ValueError) as error:
@@ -112,7 +115,28 @@ def unpacked_state(state: Any, version: int, keys: set[str], name: str) -> dict[
         raise InvalidValueError(f"{name}: the extra state has an unknown version; known: {version}")
     if set(fields) != keys:
         raise InvalidValueError(f"{name}: the extra state has fields {brief(sorted(fields))}, expected {sorted(keys)}")
+    for key, value in layout.items():
+        if fields[key] != value:
+            raise InvalidValueError(f"{key}: the {name} has {value!r}, the state_dict {brief(fields[key])}")
     return fields
+
+
+class ChecksState:
+    """A mixin for modules: an extra state that is refused is refused before torch copies any tensor of the module."""
+
+    def _checked_state(self, state: Any) -> Any:
+        """What `set_extra_state` takes over; raises if that is nothing for this module."""
+        raise NotImplementedError
+
+    def set_extra_state(self, state: Any) -> None:
+        """Refuse the state of a module with other parameters."""
+        self._checked_state(state)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        key = prefix + "_extra_state"
+        if key in state_dict:
+            self._checked_state(state_dict[key])
+        super()._load_from_state_dict(state_dict, prefix, *others)  # type: ignore[misc]
 
 
 class KeepsDtypes:

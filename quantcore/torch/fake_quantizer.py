@@ -1,5 +1,6 @@
 """The module that observes what passes through it and fake-quantizes it, with scales that are observed or learned."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,11 @@ from quantcore.torch.functional import fake_quantize, learned, learned_params
 __all__ = ["FakeQuantize"]
 
 _STATE_VERSION = 1
+_SWITCHES = ("is_fake_quant_enabled", "is_observer_enabled")
 _BY_NAME = ("min_max", "moving_average", "percentile", "entropy", "mse")
 
 
-class FakeQuantize(_tensors.KeepsDtypes, nn.Module):
+class FakeQuantize(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
     """Observes a tensor, and returns it quantized and dequantized: what QAT puts on weights and activations.
 
     Parameters
@@ -147,6 +149,17 @@ class FakeQuantize(_tensors.KeepsDtypes, nn.Module):
         """Observe `x` if that is enabled, fake-quantize it if that is."""
         if self.is_observer_enabled and not (self.learn_scale and self.is_calibrated):
             self.calibrate(x)
+        return self._fake_quantized(x)
+
+    @_tensors.eager
+    def preview(self, x: torch.Tensor) -> torch.Tensor:
+        """What `forward` would return now, with nothing observed; before the first tensor, as if `x` were that."""
+        is_kept = self.is_calibrated and (self.learn_scale or not self.is_observer_enabled)
+        if is_kept or not self.is_fake_quant_enabled or not x.numel():
+            return self._fake_quantized(x)
+        return fake_quantize(x, self._observed(x, copy.deepcopy(self.observer)))
+
+    def _fake_quantized(self, x: torch.Tensor) -> torch.Tensor:
         if not self.is_fake_quant_enabled or not x.numel():
             return x
         if not self.learn_scale:
@@ -159,11 +172,7 @@ class FakeQuantize(_tensors.KeepsDtypes, nn.Module):
         _tensors.floats(x, "x")
         if not x.numel():
             return
-        if self.observer is None:
-            params = self._params_of(x)
-        else:
-            self.observer.observe(x)
-            params = self.observer.compute().params
+        params = self._observed(x, self.observer)
         self._set("scale", params.scales)
         self._set("zero_point", params.zero_points)
 
@@ -185,22 +194,30 @@ class FakeQuantize(_tensors.KeepsDtypes, nn.Module):
 
     def get_extra_state(self) -> torch.Tensor:
         """What was observed, and which of the switches are on, for `state_dict`."""
-        switches = {name: getattr(self, name) for name in ("is_fake_quant_enabled", "is_observer_enabled")}
+        switches = {name: getattr(self, name) for name in _SWITCHES}
         observed = None if self.observer is None else self.observer.to_dict()
         return _tensors.packed_state(_STATE_VERSION, self._layout() | switches | {"observed": observed})
 
     def set_extra_state(self, state: Any) -> None:
         """Take over what was observed; refused if it was observed with other parameters."""
-        layout = self._layout()
-        switches = ("is_fake_quant_enabled", "is_observer_enabled")
-        fields = _tensors.unpacked_state(state, _STATE_VERSION, {*layout, *switches, "observed"}, "FakeQuantize")
-        for name, value in layout.items():
-            if fields[name] != value:
-                raise InvalidValueError(f"{name}: the module has {value!r}, the state_dict {brief(fields[name])}")
-        if self.observer is not None:
-            self.observer = Calibrator.from_dict(fields["observed"])
-        for name in switches:
+        fields, self.observer = self._checked_state(state)
+        for name in _SWITCHES:
             setattr(self, name, bool(fields[name]))
+
+    def _checked_state(self, state: Any) -> tuple[dict[str, Any], Calibrator | None]:
+        others = (*_SWITCHES, "observed")
+        fields = _tensors.unpacked_state(state, _STATE_VERSION, self._layout(), "FakeQuantize", others)
+        if self.observer is None:
+            return fields, None
+        observer = Calibrator.from_dict(fields["observed"])
+        for name in ("name", "averaging_constant", "lower", "upper"):
+            ours, theirs = getattr(self.observer.method, name), getattr(observer.method, name)
+            if ours != theirs:
+                raise InvalidValueError(f"{name}: the observer has {ours!r}, the state_dict {theirs!r}")
+        for name in ("bits", "symmetric", "narrow_range", "axis"):
+            if fields["observed"].get(name) != fields[name]:
+                raise InvalidValueError(f"{name}: the observer of the state_dict contradicts the rest of it")
+        return fields, observer
 
     def extra_repr(self) -> str:
         """What stands in the parentheses of `repr`."""
@@ -218,7 +235,11 @@ class FakeQuantize(_tensors.KeepsDtypes, nn.Module):
             "learn_scale": self.learn_scale,
         }
 
-    def _params_of(self, x: torch.Tensor) -> QuantParams:
+    def _observed(self, x: torch.Tensor, observer: Calibrator | None) -> QuantParams:
+        """The parameters after `x`."""
+        if observer is not None:
+            observer.observe(x)
+            return observer.compute().params
         source = _arrays.floats(x, "x")
         lowest, highest = affine.extremes(source, self.granularity.sharing(source.shape), "x", None)
         return params_from_extremes(
@@ -231,10 +252,12 @@ class FakeQuantize(_tensors.KeepsDtypes, nn.Module):
         tensor.data = _tensors.tensor_of(np.asarray(values)).to(tensor.dtype)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        if (key := prefix + "_extra_state") in state_dict:
+            self._checked_state(state_dict[key])
         # The number of scales is known from the first tensor only: it is the state's.
         for name in self._exact:
             values = state_dict.get(prefix + name)
             if isinstance(values, torch.Tensor):
                 tensor = getattr(self, name)
                 tensor.data = torch.empty(values.shape, dtype=tensor.dtype, device=tensor.device)
-        super()._load_from_state_dict(state_dict, prefix, *others)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *others)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.autograd.function import once_differentiable
 
-from quantcore import fake_quant
+from quantcore import _arrays, fake_quant
+from quantcore.calibration_records import flag
 from quantcore.errors import InvalidValueError
 from quantcore.granularity import (
     QuantGranularity,
@@ -44,7 +44,7 @@ def fake_quantize(x: torch.Tensor, params: QuantParams) -> torch.Tensor:
     Returns
     -------
     torch.Tensor, of the dtype and shape of `x`, contiguous
-        Differentiable once: its gradient goes to `x` where the code is in range, and is zero elsewhere.
+        Its gradient goes to `x` where the code is in range, and is zero elsewhere. Differentiable any number of times.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def fake_quantize_learned(
     Returns
     -------
     torch.Tensor, of the dtype and shape of `x`, contiguous
-        Differentiable once, with respect to `x`, `scale` and `zero_point`.
+        Differentiable once, with respect to `x`, `scale` and `zero_point`; a second time raises RuntimeError.
 
     Raises
     ------
@@ -101,8 +101,11 @@ def fake_quantize_learned(
         `x` holds NaN or inf; there are not as many scales or zero points as `granularity` asks for; a zero point is not
         finite; `bits` is out of range.
     TypeError
-        A tensor is not a dense float tensor on the CPU.
+        A tensor is not a dense float tensor on the CPU; `narrow_range` is no bool, `grad_factor` no number.
     """
+    flag(narrow_range, "narrow_range")
+    if grad_factor is not None:
+        grad_factor = _arrays.number(grad_factor, "grad_factor")
     mode = QuantMode.SYMMETRIC if zero_point is None else QuantMode.ASYMMETRIC
     params = learned_params(scale, zero_point, check_bits(bits), mode, check_granularity(granularity), narrow_range)
     return learned(x, scale, zero_point, params, grad_factor)
@@ -152,13 +155,27 @@ class _FakeQuantize(torch.autograd.Function):
         return _fake_quantized(x, params)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         (x,) = ctx.saved_tensors
+        return _InRange.apply(grad, x, ctx.params), None
+
+
+class _InRange(torch.autograd.Function):
+    """A gradient where the code of `x` is in range, zero elsewhere: linear in it, and so its own derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: torch.Tensor, x: torch.Tensor, params: QuantParams) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        ctx.params = params
         dx = _new_like(grad)
         grads, values = _tensors.readable(grad), _tensors.readable(x)
-        fake_quant.backward(grads, values, ctx.params, "x", None, _tensors.output(dx))
-        return dx.to(x.dtype), None
+        fake_quant.backward(grads, values, params, "x", None, _tensors.output(dx))
+        return dx.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        return _InRange.apply(grad, x, ctx.params), None, None
 
 
 class _Learned(torch.autograd.Function):
@@ -171,23 +188,44 @@ class _Learned(torch.autograd.Function):
         params: QuantParams,
         grad_factor: float | None,
     ) -> torch.Tensor:
-        ctx.save_for_backward(x)
+        ctx.save_for_backward(x, scale, zero_point)
         ctx.params, ctx.grad_factor = params, grad_factor
-        ctx.scale, ctx.zero_point = (None if t is None else (t.shape, t.dtype) for t in (scale, zero_point))
         return _fake_quantized(x, params)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (x,) = ctx.saved_tensors
+        return *_LearnedGradients.apply(grad, *ctx.saved_tensors, ctx.params, ctx.grad_factor), None, None
+
+
+class _LearnedGradients(torch.autograd.Function):
+    """The gradients of `_Learned`. They depend on x and scale in ways that nobody defines, so they have none.
+
+    `once_differentiable` does not do: it cuts the gradients off from what they are made of, and the second derivative
+    is silently that of everything else.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        grad: torch.Tensor,
+        x: torch.Tensor,
+        scale: torch.Tensor,
+        zero_point: torch.Tensor | None,
+        params: QuantParams,
+        grad_factor: float | None,
+    ) -> tuple[torch.Tensor | None, ...]:
         dx = _new_like(grad)
         grads, values = _tensors.readable(grad), _tensors.readable(x)
-        sums = lsq_backward(grads, values, ctx.params, grad_factor=ctx.grad_factor, out=_tensors.output(dx))
+        sums = lsq_backward(grads, values, params, grad_factor=grad_factor, out=_tensors.output(dx))
 
-        def gradient(values: Any, like: tuple[torch.Size, torch.dtype] | None) -> torch.Tensor | None:
-            return None if like is None else torch.from_numpy(values).reshape(like[0]).to(like[1])
+        def gradient(values: Any, like: torch.Tensor | None) -> torch.Tensor | None:
+            return None if like is None else torch.from_numpy(values).reshape(like.shape).to(like.dtype)
 
-        return dx.to(x.dtype), gradient(sums.dscale, ctx.scale), gradient(sums.dzero_point, ctx.zero_point), None, None
+        return dx.to(x.dtype), gradient(sums.dscale, scale), gradient(sums.dzero_point, zero_point)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> None:
+        raise RuntimeError("fake_quantize_learned: cannot differentiate twice through a learned scale")
 
 
 def _fake_quantized(x: torch.Tensor, params: QuantParams) -> torch.Tensor:

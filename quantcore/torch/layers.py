@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from quantcore.errors import InvalidValueError
 from quantcore.granularity import QuantMode, QuantParams
 from quantcore.quantized_tensor import QuantizedTensor, dequantize_with_params
-from quantcore.tables import brief
 from quantcore.torch import _tensors
 from quantcore.torch.fake_quantizer import FakeQuantize
 
@@ -35,7 +33,7 @@ __all__ = [
 _STATE_VERSION = 1
 
 
-class QuantizedWeight(_tensors.KeepsDtypes, nn.Module):
+class QuantizedWeight(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
     """A weight as codes and scales, decoded at every use; what several layers share, they share as one module.
 
     Parameters
@@ -100,12 +98,8 @@ class QuantizedWeight(_tensors.KeepsDtypes, nn.Module):
         """How the codes are to be read, for `state_dict`."""
         return _tensors.packed_state(_STATE_VERSION, self._layout())
 
-    def set_extra_state(self, state: Any) -> None:
-        """Refuse codes that are to be read in another way than this weight's."""
-        layout = self._layout()
-        for name, value in _tensors.unpacked_state(state, _STATE_VERSION, set(layout), "QuantizedWeight").items():
-            if value != layout[name]:
-                raise InvalidValueError(f"{name}: the weight has {layout[name]!r}, the state_dict {brief(value)}")
+    def _checked_state(self, state: Any) -> Any:
+        return _tensors.unpacked_state(state, _STATE_VERSION, self._layout(), "QuantizedWeight")
 
     def extra_repr(self) -> str:
         """What stands in the parentheses of `repr`."""
@@ -154,9 +148,20 @@ class _Qat:
 
     @property
     def weight(self) -> torch.Tensor:
-        """The fake-quantized parameter."""
+        """The fake-quantized parameter, as the next forward pass would use it; to read it observes nothing."""
+        return self.weight_fake_quant.preview(self.raw_weight)
+
+    def _observed_weight(self) -> torch.Tensor:
+        """The fake-quantized parameter for a forward pass."""
         quantized: torch.Tensor = self.weight_fake_quant(self.raw_weight)
         return quantized
+
+
+class _QatConv(_Qat):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """As torch's."""
+        y: torch.Tensor = self._conv_forward(input, self._observed_weight(), self.bias)  # type: ignore[attr-defined]
+        return y
 
 
 class _Quantized:
@@ -175,21 +180,30 @@ class _Quantized:
 class QatLinear(_Qat, nn.Linear):
     """A linear layer in quantization-aware training."""
 
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """As torch's."""
+        return nn.functional.linear(input, self._observed_weight(), self.bias)
 
-class QatConv1d(_Qat, nn.Conv1d):
+
+class QatConv1d(_QatConv, nn.Conv1d):
     """A convolution in quantization-aware training."""
 
 
-class QatConv2d(_Qat, nn.Conv2d):
+class QatConv2d(_QatConv, nn.Conv2d):
     """A convolution in quantization-aware training."""
 
 
-class QatConv3d(_Qat, nn.Conv3d):
+class QatConv3d(_QatConv, nn.Conv3d):
     """A convolution in quantization-aware training."""
 
 
 class QatEmbedding(_Qat, nn.Embedding):
     """An embedding in quantization-aware training."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """As torch's."""
+        weight, options = self._observed_weight(), (self.norm_type, self.scale_grad_by_freq, self.sparse)
+        return nn.functional.embedding(input, weight, self.padding_idx, None, *options)
 
 
 class QuantizedLinear(_Quantized, nn.Linear):

@@ -17,6 +17,7 @@ from quantcore.blockwise import (
     quantize_4bit_double,
 )
 from quantcore.blockwise_records import DoubleQuantized4Bit, Quantized4Bit
+from quantcore.calibration_records import flag
 from quantcore.codebooks import check_block_size
 from quantcore.errors import InvalidTypeError, InvalidValueError
 from quantcore.tables import brief
@@ -28,7 +29,7 @@ __all__ = ["Linear4bit"]
 _STATE_VERSION = 1
 
 
-class Linear4bit(_tensors.KeepsDtypes, nn.Module):
+class Linear4bit(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
     """`x @ W.T + bias`, W frozen in 4 bits, plus `alpha / rank * (dropout(x) @ A.T) @ B.T` of trainable adapters.
 
     Made by `from_linear` or `from_quantized`; the constructor makes one of zeros that `load_state_dict` can fill.
@@ -104,14 +105,17 @@ class Linear4bit(_tensors.KeepsDtypes, nn.Module):
         self.out_features = _arrays.integer(out_features, "out_features", 1)
         self.quant_type = codebook_of(quant_type).name
         self.block_size = check_block_size(block_size, "block_size")
+        if scale_code is not None and not isinstance(scale_code, str):
+            raise InvalidTypeError(f"scale_code: expected None or a name, got {brief(scale_code)}")
         if scale_code not in (None, "linear", "dynamic"):
             raise InvalidValueError(f"scale_code: expected None, 'linear' or 'dynamic', got {brief(scale_code)}")
         self.scale_code = scale_code
         self.rank = _arrays.integer(rank, "rank", 0)
         self.alpha = _positive(rank or 1 if alpha is None else alpha, "alpha")
-        if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+        self.dropout = _arrays.number(dropout, "dropout")
+        if not 0 <= self.dropout < 1:
             raise InvalidValueError(f"dropout: expected a number in [0, 1), got {brief(dropout)}")
-        self.dropout = float(dropout)
+        has_bias = flag(bias, "bias")
 
         size = self.in_features * self.out_features
         n_blocks = -(-size // self.block_size)
@@ -125,7 +129,7 @@ class Linear4bit(_tensors.KeepsDtypes, nn.Module):
             self.register_buffer("quantized_scales", torch.zeros(n_blocks, dtype=torch.uint8))
             self.register_buffer("super_scales", torch.zeros(n_super))
             self.register_buffer("offset", torch.zeros(()))
-        self.bias = nn.Parameter(torch.zeros(self.out_features), requires_grad=False) if bias else None
+        self.bias = nn.Parameter(torch.zeros(self.out_features), requires_grad=False) if has_bias else None
         self.lora_a = nn.Parameter(torch.empty(self.rank, self.in_features)) if rank else None
         self.lora_b = nn.Parameter(torch.zeros(self.out_features, self.rank)) if rank else None
         if self.lora_a is not None:
@@ -195,6 +199,8 @@ class Linear4bit(_tensors.KeepsDtypes, nn.Module):
             raise InvalidTypeError(f"q: expected a Quantized4Bit or a DoubleQuantized4Bit, got {type(q).__name__}")
         if len(q.shape) != 2:
             raise InvalidValueError(f"q: expected a matrix, got shape {q.shape}")
+        if bias is not None and tuple(_tensors.floats(bias, "bias").shape) != q.shape[:1]:
+            raise InvalidValueError(f"bias: expected shape {q.shape[:1]}, got {tuple(bias.shape)}")
         scale_code = None
         if isinstance(q, DoubleQuantized4Bit):
             scale_code = q.scale_code
@@ -213,8 +219,6 @@ class Linear4bit(_tensors.KeepsDtypes, nn.Module):
         else:
             layer.scales = _tensors.tensor_of(q.scales)
         if bias is not None:
-            if tuple(bias.shape) != (q.shape[0],):
-                raise InvalidValueError(f"bias: expected shape {(q.shape[0],)}, got {tuple(bias.shape)}")
             layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
         return layer
 
@@ -276,12 +280,8 @@ class Linear4bit(_tensors.KeepsDtypes, nn.Module):
         """How the codes are to be read, for `state_dict`."""
         return _tensors.packed_state(_STATE_VERSION, self._layout())
 
-    def set_extra_state(self, state: Any) -> None:
-        """Refuse codes that are to be read in another way than this layer does."""
-        layout = self._layout()
-        for name, value in _tensors.unpacked_state(state, _STATE_VERSION, set(layout), "Linear4bit").items():
-            if value != layout[name]:
-                raise InvalidValueError(f"{name}: the layer has {layout[name]!r}, the state_dict {brief(value)}")
+    def _checked_state(self, state: Any) -> Any:
+        return _tensors.unpacked_state(state, _STATE_VERSION, self._layout(), "Linear4bit")
 
     def extra_repr(self) -> str:
         """What stands in the parentheses of `repr`."""
@@ -298,6 +298,7 @@ class Linear4bit(_tensors.KeepsDtypes, nn.Module):
 
 
 def _positive(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    number = _arrays.number(value, name)
+    if number <= 0:
         raise InvalidValueError(f"{name}: expected a positive number, got {brief(value)}")
-    return float(value)
+    return number

@@ -4,7 +4,6 @@ from math import gcd
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from quantcore import blockwise
 from quantcore.blockwise_records import DoubleQuantized4Bit, Quantized4Bit
@@ -34,7 +33,7 @@ def matmul_4bit(x: torch.Tensor, q: Record, bias: torch.Tensor | None = None) ->
     Returns
     -------
     torch.Tensor, shape (..., out_features)
-        Differentiable once, with respect to `x` and `bias`.
+        Differentiable with respect to `x` and `bias`.
 
     Raises
     ------
@@ -64,7 +63,7 @@ def matmul_4bit(x: torch.Tensor, q: Record, bias: torch.Tensor | None = None) ->
 class _Matmul4bit(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, q: Record) -> torch.Tensor:
-        ctx.q, ctx.dtype = q, x.dtype
+        ctx.q = q
         rows = x.reshape(x.shape[:-1].numel(), q.shape[1])
         shape = (*x.shape[:-1], q.shape[0])
         y = x.new_empty(shape) if q.shape[1] else x.new_zeros(shape)
@@ -74,9 +73,17 @@ class _Matmul4bit(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        q, dtype = ctx.q, ctx.dtype
+        return _MatmulTransposed.apply(grad, ctx.q), None
+
+
+class _MatmulTransposed(torch.autograd.Function):
+    """`grad @ W`: the gradient of `_Matmul4bit`, of which that is the gradient in turn."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: torch.Tensor, q: Record) -> torch.Tensor:
+        ctx.q = q
+        dtype = grad.dtype
         rows = grad.reshape(grad.shape[:-1].numel(), q.shape[0])
         is_short = dtype in (torch.float16, torch.bfloat16)
         # Sums over many blocks of rows: not in 8 or 11 bits.
@@ -87,7 +94,11 @@ class _Matmul4bit(torch.autograd.Function):
                 total += part @ weight
             else:
                 total.addmm_(part, weight)
-        return total.to(dtype).view(*grad.shape[:-1], q.shape[1]), None
+        return total.to(dtype).view(*grad.shape[:-1], q.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return _Matmul4bit.apply(grad, ctx.q), None
 
 
 class _RowBlocks:

@@ -4,11 +4,11 @@ import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
+import numpy as np
 from torch import nn
 
 from quantcore.errors import InvalidTypeError, InvalidValueError
-from quantcore.granularity import QuantGranularity
+from quantcore.granularity import QuantGranularity, QuantParams
 from quantcore.quantized_tensor import QuantizedTensor, quantize_with_params
 from quantcore.tables import brief
 from quantcore.torch import _tensors
@@ -76,7 +76,7 @@ def prepare_qat(
         twin.weight_fake_quant = of_parameters[id(parameter)]
         if activation is not None and not isinstance(module, nn.Embedding):
             twin.input_fake_quant = copy.deepcopy(activation)
-            twin.register_forward_pre_hook(_fake_quantize_input)
+            twin.register_forward_pre_hook(_fake_quantize_input, with_kwargs=True)
         return twin
 
     return _replaced(model, prepared)
@@ -123,13 +123,22 @@ def convert(model: nn.Module) -> nn.Module:
 
 
 def _quantized(parameter: nn.Parameter, fake_quant: FakeQuantize) -> QuantizedWeight:
+    params = _params(parameter, fake_quant)
+    codes = quantize_with_params(_tensors.floats(parameter, "weight"), params)
+    return QuantizedWeight(QuantizedTensor(codes, params, codes.shape), parameter.dtype)
+
+
+def _params(parameter: nn.Parameter, fake_quant: FakeQuantize) -> QuantParams:
+    if not parameter.numel():  # any scale will do, if there are as many as rows that may be looked up
+        n = max(1, fake_quant.granularity.sharing(tuple(parameter.shape)).n_scales)
+        limits = fake_quant.quant_min, fake_quant.quant_max
+        scales, zero_points = np.ones(n, np.float32), np.zeros(n, np.int32)
+        return QuantParams(scales, zero_points, fake_quant.granularity, fake_quant.mode, fake_quant.bits, *limits)
     # Parameters of the current weight alone are those of the weight as it is now, not at the last step.
     is_current = fake_quant.observer is None and fake_quant.is_observer_enabled and not fake_quant.learn_scale
     if is_current or not fake_quant.is_calibrated:
         fake_quant.calibrate(parameter)
-    params = fake_quant.params
-    codes = quantize_with_params(_tensors.floats(parameter, "weight"), params)
-    return QuantizedWeight(QuantizedTensor(codes, params, codes.shape), parameter.dtype)
+    return fake_quant.params
 
 
 def _chosen(model: nn.Module, modules: Iterable[type[nn.Module] | str] | None) -> set[nn.Module]:
@@ -193,8 +202,13 @@ def _replaced(model: nn.Module, replacement: Callable[[nn.Module], nn.Module | N
     return made.get(model, model)
 
 
-def _fake_quantize_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _fake_quantize_input(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     fake_quant = module.input_fake_quant
     assert isinstance(fake_quant, FakeQuantize)
-    assert isinstance(args[0], torch.Tensor)
-    return fake_quant(args[0]), *args[1:]
+    if args:
+        return (fake_quant(args[0]), *args[1:]), kwargs
+    if "input" in kwargs:
+        return args, kwargs | {"input": fake_quant(kwargs["input"])}
+    return args, kwargs  # for the layer's own complaint
