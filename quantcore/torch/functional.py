@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from quantcore import _arrays, fake_quant
-from quantcore.calibration_records import flag
+from quantcore._arrays import flag
 from quantcore.errors import InvalidValueError
 from quantcore.granularity import (
     QuantGranularity,

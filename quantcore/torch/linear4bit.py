@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from quantcore import _arrays
+from quantcore._arrays import flag
 from quantcore.blockwise import (
     BLOCK_SIZE,
     DOUBLE_QUANT_BLOCK_SIZE,
@@ -17,7 +18,6 @@ from quantcore.blockwise import (
     quantize_4bit_double,
 )
 from quantcore.blockwise_records import DoubleQuantized4Bit, Quantized4Bit
-from quantcore.calibration_records import flag
 from quantcore.codebooks import check_block_size
 from quantcore.errors import InvalidTypeError, InvalidValueError
 from quantcore.tables import brief
