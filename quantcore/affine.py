@@ -185,6 +185,11 @@ def parameters(
     return np.array([scales, inverses_of(scales), zero_points, low - zero_points, high - zero_points], np.float32)
 
 
+def refuse_not_finite(source: Floats, name: str, n_threads: int | None) -> None:
+    """Refuse NaN, inf and what is beyond float32 in an array that is not empty, where no other pass would see them."""
+    extremes(source, sharing_of(source.shape), name, n_threads)
+
+
 def refuse_first(source: Floats, name: str) -> NoReturn:
     """Find the first element that is not a finite float32, and say so."""
     limit = np.finfo(np.float32).max
@@ -245,13 +250,16 @@ def widened(values: NDArray[Any], sharing: Sharing, repeats: int) -> NDArray[Any
 
 def of_keys(keys: NDArray[np.int32]) -> NDArray[np.float32]:
     """The float32 values of integers that order as they do (`keys_of`)."""
-    bits = keys ^ ((keys >> 31) & np.int32(0x7FFFFFFF))
-    return np.asarray(bits).view(np.float32)
+    return np.asarray(_mirrored(keys)).view(np.float32)
 
 
 def keys_of(values: NDArray[np.float32]) -> NDArray[np.int32]:
     """Integers that order as the values do."""
-    bits = values.view(np.int32)
+    return _mirrored(values.view(np.int32))
+
+
+def _mirrored(bits: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The bits of floats as keys, and the other way round."""
     return bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcore._arrays import integer
+from quantcore import _parallel
 from quantcore._files import InputFile, OutputFile, check_output, label
 from quantcore.bitsandbytes_jobs import (
     DTYPE_NAMES,
@@ -179,8 +179,7 @@ def _carried_out(
     n_threads: int | None,
     progress: _Progress | None,
 ) -> ModelReport:
-    if n_threads is not None:
-        integer(n_threads, "n_threads", 1)
+    _parallel.check_threads(n_threads)
     if not os.fsdecode(target):
         raise OutputFileError("output: expected the path of a file or a folder, got ''")
     outputs = _outputs(checkpoint, jobs, Path(os.fsdecode(target)))

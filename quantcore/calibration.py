@@ -236,7 +236,10 @@ class Calibrator:
             lowest, highest = statistic.lowest, statistic.highest
             clip_low, clip_high = lowest, highest
             if isinstance(statistic, Histograms):
-                clips = [self._clip(statistic, channel) for channel in range(statistic.n_channels)]
+                clips = [
+                    self._clip(Bins(*statistic.bins(channel)), float(low), float(high))
+                    for channel, (low, high) in enumerate(zip(lowest, highest, strict=True))
+                ]
                 clip_low, clip_high = (np.array(ends, np.float32) for ends in zip(*clips, strict=True))
         return result_of(
             (lowest, highest), (clip_low, clip_high), self._granularity, self._bits, self._mode, self._narrow_range,
@@ -365,9 +368,7 @@ class Calibrator:
         with self._lock:
             return copy.deepcopy(self._whole_statistic()), self._num_batches
 
-    def _clip(self, histograms: Histograms, channel: int) -> tuple[float, float]:
-        bins = Bins(*histograms.bins(channel))
-        lowest, highest = float(histograms.lowest[channel]), float(histograms.highest[channel])
+    def _clip(self, bins: Bins, lowest: float, highest: float) -> tuple[float, float]:
         if self._method.lower is not None and self._method.upper is not None:
             low, high = percentiles_of_bins(bins, (self._method.lower, self._method.upper), lowest, highest)
             return low, high
@@ -384,9 +385,8 @@ class Calibrator:
         parameters = ", ".join(f"{key} {value}" for key, value in self._method.to_dict().items() if key != "name")
         method = f"{self._method.name}({parameters})" if parameters else self._method.name
         where = "per tensor" if self.axis is None else f"along axis {self.axis}"
-        return f"{method} with {self._bits} bits {self._mode.value} {where}" + (
-            "" if self._narrow_range else ", full range"
-        )
+        full = "" if self._narrow_range else ", full range"
+        return f"{method} with {self._bits} bits {self._mode.value} {where}{full}"
 
     def __repr__(self) -> str:
         return f"<Calibrator: {self._text()}, {self._num_batches} batches>"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcore import _arrays
+from quantcore import _parallel
 from quantcore.comparison_records import ModelComparison, TensorComparison
 from quantcore.error_sums import ErrorSums
 from quantcore.errors import InvalidValueError
@@ -56,8 +56,7 @@ def compare_models(
     OSError
         A file cannot be read.
     """
-    if n_threads is not None:
-        _arrays.integer(n_threads, "n_threads", 1)
+    _parallel.check_threads(n_threads)
     with ModelValues(reference) as original, ModelValues(quantized) as other:
         return compare_opened(original, other, n_threads=n_threads, progress=progress)
 

@@ -60,7 +60,7 @@ def type_costs(
     source = _arrays.floats(values, "values")
     if not source.size:
         raise InvalidValueError(f"values: must not be empty, got shape {source.shape}")
-    affine.extremes(source, affine.sharing_of(source.shape), "values", n_threads)  # refuses NaN and inf
+    affine.refuse_not_finite(source, "values", n_threads)
     costs = {}
     for fmt in formats:
         if source.shape[-1] % fmt.block_size:
@@ -71,5 +71,5 @@ def type_costs(
             continue
         sums = ErrorSums()
         sums.add(values, dequantize(packed, fmt.id, n_threads=n_threads), n_threads=n_threads)
-        costs[fmt.name] = TypeCost(packed.nbytes, sums.noise / sums.signal if sums.signal else 0.0)
+        costs[fmt.name] = TypeCost(packed.nbytes, sums.relative_noise)
     return costs

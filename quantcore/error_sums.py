@@ -217,6 +217,11 @@ class ErrorSums:
         )
 
     @property
+    def relative_noise(self) -> float:
+        """`sum((x - y)**2) / sum(x**2)`, 0 if the original is all zeros."""
+        return self.noise / self.signal if self.signal else 0.0
+
+    @property
     def _threshold(self) -> float:
         return math.inf if self.outlier_threshold is None else self.outlier_threshold
 

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,7 @@ class Histograms:
     def observe(self, source: Floats, sharing: Sharing, name: str, n_threads: int | None) -> None:
         """Take in a batch that is not empty."""
         if self.n_channels == 1:
-            self._add(self._of_all(source, name, n_threads))
+            self.merge(self._of_all(source, name, n_threads))
             return
         affine.extremes(source, sharing, name, n_threads)  # refuses the batch before anything is counted
         n_values = sharing.outer * sharing.inner
@@ -77,10 +77,6 @@ class Histograms:
         """Whether an interruption left some channels with a batch and others without; there is no way back."""
         return self.n_values == _TORN
 
-    def merge(self, other: Self) -> None:
-        """Take in what another record saw."""
-        self._add(other)
-
     def _of_all(self, source: Floats, name: str, n_threads: int | None) -> "Histograms":
         total, lock = Histograms(1), threading.Lock()
 
@@ -88,14 +84,15 @@ class Histograms:
             part = Histograms(1)
             _kernels.count_values(source.raw, source.element_type, part.grids, part.counts, *turn)
             with lock:
-                total._add(part)
+                total.merge(part)
 
         if _parallel.run(count, source.size, source.itemsize, n_threads) >= 0:
             affine.refuse_first(source, name)
         total.n_values = source.size
         return total
 
-    def _add(self, other: "Histograms") -> None:
+    def merge(self, other: "Histograms") -> None:
+        """Take in what another record saw."""
         self._make_room(other.n_values)
         other_counts = other.counts.astype(self.counts.dtype, copy=False)
         _kernels.merge_histograms(self.grids, self.counts, other.grids, other_counts)
@@ -144,8 +141,7 @@ class Histograms:
         total = int(counts.sum())
         if not (counts[0] and counts[-1]) or (lowest != highest and total < 2):
             raise InvalidValueError(f"{name}.counts: nothing is counted in the bins of its extremes")
-        if total > _MOST_IN_32_BITS and self.counts.dtype == np.uint32:
-            self.counts = self.counts.astype(np.uint64)
+        self._make_room(total)
         self.grids[channel] = (exponent, first, *affine.keys_of(np.concatenate(bounds)))
         self.counts[channel, : counts.size] = counts
         return total

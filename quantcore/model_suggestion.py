@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcore import _arrays, affine
+from quantcore import _arrays, _parallel, affine
 from quantcore._arrays import Floats
 from quantcore.bitsandbytes_jobs import ELEMENT_TYPES
 from quantcore.costs import DEFAULT_TYPES, TypeCost
@@ -91,8 +91,7 @@ def suggest_model_types(
         The file cannot be read.
     """
     candidates = tuple(dict.fromkeys(supported_format(t, "types") for t in types))
-    if n_threads is not None:
-        _arrays.integer(n_threads, "n_threads", 1)
+    _parallel.check_threads(n_threads)
     with Source(source) as model:
         chosen = [t for t in model.tensors if _has_choice(t)]
         if not chosen:
@@ -124,7 +123,7 @@ class _Trial:
         self.sums = {fmt: ErrorSums() for fmt in candidates if tensor.shape[-1] % fmt.block_size == 0}
 
     def add(self, values: Floats, packed: Bytes, decoded: Bytes, n_threads: int | None) -> None:
-        affine.extremes(values, affine.sharing_of(values.shape), self.name, n_threads)  # refuses NaN and inf
+        affine.refuse_not_finite(values, self.name, n_threads)
         floats = decoded[: 4 * values.size]
         for fmt in tuple(self.sums):
             blocks = packed[: values.size // fmt.block_size * fmt.bytes_per_block]
@@ -141,10 +140,8 @@ class _Trial:
         if not self.sums:
             raise InvalidValueError(f"{self.name}: none of the types can hold it")
         return {
-            fmt.name: TypeCost(
-                self.size // fmt.block_size * fmt.bytes_per_block, s.noise / s.signal if s.signal else 0.0
-            )
-            for fmt, s in self.sums.items()
+            fmt.name: TypeCost(self.size // fmt.block_size * fmt.bytes_per_block, sums.relative_noise)
+            for fmt, sums in self.sums.items()
         }
 
 

@@ -41,7 +41,7 @@ def order_statistics(source: Floats, ranks: list[int], name: str, n_threads: int
 
 
 def _of_few(source: Floats, ranks: list[int], name: str) -> list[float]:
-    affine.extremes(source, affine.sharing_of(source.shape), name, 1)  # refuses what is not finite
+    affine.refuse_not_finite(source, name, 1)
     values = np.partition(source.values(0, source.size).astype(np.float32), ranks)
     return [float(values[rank]) + 0 for rank in ranks]
 

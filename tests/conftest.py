@@ -7,7 +7,8 @@ QUANTCORE_TEST_SEED repeats a run's random data. HYPOTHESIS_PROFILE is "default"
 import os
 import signal
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -37,6 +38,30 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     """Random data that are new every run, and do not depend on which other tests run."""
     print(f"QUANTCORE_TEST_SEED={SEED}")  # shown if the test fails
     return np.random.default_rng([SEED, zlib.crc32(request.node.name.encode())])
+
+
+class Result(NamedTuple):
+    """What the command line gave back."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Run the command line in this process."""
+    from quantcore.cli import main
+
+    def run(*arguments: object) -> Result:
+        capsys.readouterr()
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as leaving:
+            status = leaving.code
+        return Result(status, *capsys.readouterr())
+
+    return run
 
 
 @pytest.hookimpl(wrapper=True)

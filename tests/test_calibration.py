@@ -1,7 +1,6 @@
 """What each method of calibration finds: equal to naive twins, per tensor and per channel."""
 
 from collections.abc import Callable
-from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -19,31 +18,7 @@ from quantcore import (
 )
 from tests import reference_affine
 from tests import reference_calibration as reference
-
-F32 = np.float32
-METHODS = ("min_max", "moving_average", "percentile", "entropy", "mse")
-MERGING = tuple(name for name in METHODS if name != "moving_average")
-
-
-def make(method: str, *arguments: Any, **options: Any) -> Calibrator:
-    calibrator: Calibrator = getattr(Calibrator, method)(*arguments, **options)
-    return calibrator
-
-
-def observed(method: str, *batches: Any, **options: Any) -> Calibrator:
-    calibrator = make(method, **options)
-    for batch in batches:
-        calibrator.observe(batch)
-    return calibrator
-
-
-def heavy_tailed(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    return rng.standard_t(3, shape).astype(F32)
-
-
-def state_of(values: np.ndarray) -> reference.Histogram:
-    return reference.histogram(values.ravel().tolist())
-
+from tests.calibrators import F32, METHODS, heavy_tailed, make, observed, state_of
 
 DATA: dict[str, list[float]] = {
     "both signs": [-1.5, 0.25, 2.5],

@@ -24,32 +24,7 @@ from quantcore import (
     calibrate_min_max,
     calibrate_percentile,
 )
-from tests import reference_calibration as reference
-
-F32 = np.float32
-METHODS = ("min_max", "moving_average", "percentile", "entropy", "mse")
-MERGING = tuple(name for name in METHODS if name != "moving_average")
-
-
-def make(method: str, *arguments: Any, **options: Any) -> Calibrator:
-    calibrator: Calibrator = getattr(Calibrator, method)(*arguments, **options)
-    return calibrator
-
-
-def observed(method: str, *batches: Any, **options: Any) -> Calibrator:
-    calibrator = make(method, **options)
-    for batch in batches:
-        calibrator.observe(batch)
-    return calibrator
-
-
-def heavy_tailed(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    return rng.standard_t(3, shape).astype(F32)
-
-
-def state_of(values: np.ndarray) -> reference.Histogram:
-    return reference.histogram(values.ravel().tolist())
-
+from tests.calibrators import F32, MERGING, METHODS, heavy_tailed, make, observed
 
 # The life of a calibrator
 

@@ -18,7 +18,6 @@ import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -51,25 +50,6 @@ ALL_FLAGS = (
 )  # fmt: skip
 OLD = b"precious"
 NASTY = "a\nb\x1b[2J\u202e"
-
-
-class Result(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    def run(*arguments: object) -> Result:
-        capsys.readouterr()
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as leaving:
-            status = leaving.code
-        return Result(status, *capsys.readouterr())
-
-    return run
 
 
 def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,28 +15,16 @@ from quantcore import Calibrator
 from quantcore.calibration_files import calibrate_files
 from quantcore.cli import main
 from quantcore.statistics_files import load_statistics, save_statistics
+from tests.conftest import Result
 from tests.test_cli import ENVIRONMENT, PROGRAM, is_one_line
 
 F32 = np.float32
 
 
-class Result(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    def run(*arguments: object) -> Result:
-        capsys.readouterr()
-        try:
-            status = main([str(argument) for argument in ("calibrate", *arguments)])
-        except SystemExit as leaving:
-            status = leaving.code
-        return Result(status, *capsys.readouterr())
-
-    return run
+def call(call: Callable[..., Result]) -> Callable[..., Result]:
+    """As conftest's, of this command."""
+    return lambda *arguments: call("calibrate", *arguments)
 
 
 @pytest.fixture

@@ -1,31 +1,14 @@
 """`quantcore compare`: the table, the JSON, the gate, and every tensor that is not compared named."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from quantcore.cli import main
 from quantcore.comparison import compare_models
 from quantcore.gguf import quantize_model
-
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as leaving:
-            status = leaving.code
-        return status, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

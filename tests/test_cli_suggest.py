@@ -3,14 +3,12 @@
 import json
 import re
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from quantcore.cli import main
 from quantcore.costs import type_costs
 from quantcore.errors import InvalidValueError
 from quantcore.gguf import GGUFReader, quantize_model
@@ -18,21 +16,6 @@ from quantcore.model_suggestion import suggest_model_types
 from quantcore.patterns import exactly
 from quantcore.tables import json_value
 from tests.models import Tensor, write_gguf, write_tiny_llama_gguf
-
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as leaving:
-            status = leaving.code
-        return status, *capsys.readouterr()
-
-    return run
 
 
 def hostile_model(path: Path) -> None:

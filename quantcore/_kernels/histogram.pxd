@@ -8,15 +8,13 @@ from libc.string cimport memset
 from quantcore._kernels.affine cimport key_of
 from quantcore._kernels.bits cimport INFINITE, MAGNITUDE, bits_of, float_of
 from quantcore._kernels.floats cimport TILE
+from quantcore._kernels.scales cimport __builtin_prefetch
 
 cdef enum:
     N_BINS = 4096
     N_TABLES = 4  # counted into by turns, so that equal values in succession do not wait for each other
     SMALLEST_EXPONENT = -126
     MOST_COUNTED = 1 << 30  # values in one Histogram, so that no count overflows
-
-cdef extern from *:
-    void __builtin_prefetch(const void* address) noexcept nogil
 
 ctypedef fused Count:
     uint32_t

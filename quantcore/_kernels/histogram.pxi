@@ -3,7 +3,8 @@
 from libc.stdint cimport int64_t, uint8_t
 
 from quantcore._kernels.floats cimport FLOAT32, TILE, load_tile, size_of
-from quantcore._kernels.histogram cimport Histogram, __builtin_prefetch, count_tile
+from quantcore._kernels.histogram cimport Histogram, count_tile
+from quantcore._kernels.scales cimport prefetch_run
 from quantcore._kernels.table cimport MOST_CHANNELS, SHORTEST_RUN
 
 cdef enum:
@@ -46,8 +47,7 @@ cdef int64_t count_gathered(
         else:
             load_tile(source, dtype, n_channels * inner, staged)
             x = staged
-        for i in range(0, n_channels * inner * size_of(dtype), 64):
-            __builtin_prefetch(source + ROWS_AHEAD * channels * inner * size_of(dtype) + i)
+        prefetch_run(source + ROWS_AHEAD * channels * inner * size_of(dtype), n_channels * inner * size_of(dtype))
         for c in range(n_channels):
             for i in range(inner):
                 gathered[c][n + i] = x[c * inner + i]

@@ -4,9 +4,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from quantcore._kernels.affine cimport key_of
-
-cdef extern from *:
-    void __builtin_prefetch(const void* address) noexcept nogil
+from quantcore._kernels.scales cimport __builtin_prefetch
 
 cdef enum:
     N_HALVES = 1 << 16

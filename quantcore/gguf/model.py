@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from quantcore._arrays import integer
+from quantcore import _parallel
 from quantcore._files import check_output, label
 from quantcore.errors import InvalidTypeError, InvalidValueError, OutputFileError
 from quantcore.formats import supported_format
@@ -155,8 +155,7 @@ def _carried_out(
     n_threads: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> ModelReport:
-    if n_threads is not None:
-        integer(n_threads, "n_threads", 1)
+    _parallel.check_threads(n_threads)
     for planned in plan:
         check_tensor(planned.source.name, planned.source.shape)
     check_plan(plan, allow_requantize=allow_requantize)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from quantcore import _arrays
+from quantcore import _arrays, _parallel
 from quantcore._files import OutputFile, check_output
 from quantcore._kernels import LEVEL
 from quantcore._version import __version__
@@ -68,8 +68,7 @@ def write_report(
     """
     figures.import_matplotlib()
     seed = _arrays.integer(seed, "seed", 0, _MOST_SEED)
-    if n_threads is not None:
-        _arrays.integer(n_threads, "n_threads", 1)
+    _parallel.check_threads(n_threads)
     with ModelValues(reference) as original, ModelValues(quantized) as other:
         inputs = (*original.paths, *other.paths)
         check_output(target, force=force, inputs=inputs)  # before the work rather than after it
