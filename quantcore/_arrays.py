@@ -20,6 +20,7 @@ FLOAT32, FLOAT16, BFLOAT16, FLOAT64 = range(4)
 """Element types, numbered as in `_kernels/floats.pxd`."""
 
 _NAMES = {"float32": FLOAT32, "float16": FLOAT16, "bfloat16": BFLOAT16, "float64": FLOAT64}
+_ELEMENT_TYPES: dict[np.dtype[Any], int] = {}  # of dtypes that were seen, since a dtype's name takes long to make
 ITEMSIZES = {FLOAT32: 4, FLOAT16: 2, BFLOAT16: 2, FLOAT64: 8}
 _F32 = np.dtype(np.float32)
 _U8 = np.dtype(np.uint8)
@@ -84,12 +85,21 @@ def _as_float_array(values: Any, name: str) -> tuple[NDArray[Any], int]:
     array = _as_array(values, name)
     if bits_name is not None:
         return array, _NAMES[bits_name]
-    element_type = _NAMES.get(array.dtype.name)
+    element_type = _element_type(array.dtype)
     if element_type is None:
         raise InvalidTypeError(f"{name}: expected float32, float16, bfloat16 or float64, got dtype {array.dtype}")
     if element_type == BFLOAT16:
         array = array.view(_U16 if array.dtype.isnative else _U16.newbyteorder())
     return array, element_type
+
+
+def _element_type(dtype: np.dtype[Any]) -> int | None:
+    element_type = _ELEMENT_TYPES.get(dtype)
+    if element_type is None:
+        element_type = _NAMES.get(dtype.name)
+        if element_type is not None:
+            _ELEMENT_TYPES[dtype] = element_type
+    return element_type
 
 
 def from_torch(tensor: Any, name: str, torch: Any) -> tuple[Any, str | None]:
@@ -146,7 +156,7 @@ def output(
     """
     if out is None:
         return np.empty(shape, dtype)
-    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+    if type(out) is not np.ndarray and (not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray)):
         raise InvalidTypeError(f"out: expected a numpy.ndarray, got {type(out).__name__}")
     if out.dtype != dtype:
         raise InvalidValueError(f"out: expected dtype {dtype}, got {out.dtype}")
@@ -159,8 +169,9 @@ def output(
         raise InvalidValueError(f"out: must be C-contiguous, got strides {out.strides}")
     if not flags.aligned or (alignment > 1 and out.ctypes.data % alignment):
         raise InvalidValueError(f"out: must be aligned to {max(alignment, dtype.alignment)} bytes")
-    if any(np.may_share_memory(out, source) and _overlaps(out, source) for source in sources):
-        raise InvalidValueError("out: shares memory with the input")
+    for source in sources:
+        if np.may_share_memory(out, source) and _overlaps(out, source):
+            raise InvalidValueError("out: shares memory with the input")
     return out
 
 
@@ -178,11 +189,13 @@ def bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:
 
 def float_dtype(dtype: Any, name: str) -> tuple[np.dtype[Any], int]:
     """An output dtype (float32, float16 or bfloat16) and its element type."""
+    if dtype is np.float32:
+        return _F32, FLOAT32
     try:
         wanted = np.dtype(_bfloat16() if isinstance(dtype, str) and dtype == "bfloat16" else dtype)
     except (TypeError, ValueError, SyntaxError) as error:
         raise InvalidTypeError(f"{name}: {dtype!r} is not a dtype") from error
-    element_type = _NAMES.get(wanted.name)
+    element_type = _element_type(wanted)
     if element_type is None or element_type == FLOAT64:
         raise InvalidTypeError(f"{name}: expected float32, float16 or bfloat16, got {wanted}")
     return wanted.newbyteorder("=") if not wanted.isnative else wanted, element_type
@@ -220,6 +233,8 @@ def power_of_two(value: Any, name: str, lowest: int, highest: int) -> int:
 
 def integer(value: Any, name: str, lowest: int, highest: int | None = None) -> int:
     """An integer in [lowest, highest]; a bool or a float is refused even if it is whole."""
+    if type(value) is int and lowest <= value and (highest is None or value <= highest):
+        return value
     allowed = f"an integer >= {lowest}" if highest is None else f"an integer from {lowest} to {highest}"
     if isinstance(value, (bool, np.bool_)):
         raise InvalidTypeError(f"{name}: expected {allowed}, got {value!r}")

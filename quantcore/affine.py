@@ -4,8 +4,11 @@ A group is a run of elements that share a scale. Where such runs are short (a ch
 taken instead of which each column has its scale; a narrow row is repeated to a width that vectorises.
 """
 
+from __future__ import annotations  # those of functions made for each call would be evaluated each time
+
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Any, NoReturn
 
@@ -19,14 +22,18 @@ from quantcore.errors import InvalidValueError
 SHORTEST_RUN = 32
 LONGEST_RUN = 1 << 16
 NARROWEST_ROW = 512
+INVERSES = 1
+"""Row of them in `coding_rows`."""
+
 _INFINITE_KEY = 0x7F800000
+_F32_MAX = np.finfo(np.float32).max
 _SCAN = 1 << 20
 
 Layout = tuple[int, int, int, int]
 """Of groups, for the kernels: cols, size, per_row, sharing."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sharing:
     """Which elements share a scale: `outer` x `channels` x `inner`, in groups of `group_size` along the rows if given.
 
@@ -38,7 +45,7 @@ class Sharing:
     inner: int
     group_size: int | None = None
 
-    @property
+    @cached_property
     def n_scales(self) -> int:
         if self.group_size is None:
             return self.channels
@@ -56,7 +63,7 @@ class Sharing:
     def is_in_columns(self) -> bool:
         return self.group_size is None and self.inner < SHORTEST_RUN and self.channels > 1
 
-    @property
+    @cached_property
     def layout(self) -> Layout:
         """Of the groups."""
         size = min(max(self.inner, 1), self.group_size or LONGEST_RUN)
@@ -90,15 +97,14 @@ def extremes(source: Floats, sharing: Sharing, name: str, n_threads: int | None)
 def quantize(
     source: Floats,
     sharing: Sharing,
-    scales: NDArray[np.float32],
+    inverses: NDArray[np.float32],
     zero_points: NDArray[np.int32],
     limits: tuple[int, int],
     out: NDArray[np.uint8],
     name: str,
     n_threads: int | None,
 ) -> None:
-    """Codes of every element into the bytes of `out`."""
-    inverses = inverses_of(scales)
+    """Codes of every element into the bytes of `out`; `inverses` are of the scales, as in `coding_rows`."""
     itemsize, element_type = source.itemsize, source.element_type
 
     def groups(layout: Layout) -> _parallel.Kernel:
@@ -170,19 +176,20 @@ def run(
     return True
 
 
-def inverses_of(scales: NDArray[np.float32]) -> NDArray[np.float32]:
-    """1 / scale in float32, as torch computes it; finite even of a subnormal scale."""
-    with np.errstate(over="ignore"):
-        inverses: NDArray[np.float32] = np.minimum(np.float32(1) / scales, np.finfo(np.float32).max)
-    return inverses
-
-
-def parameters(
+def coding_rows(
     scales: NDArray[np.float32], zero_points: NDArray[np.int32], limits: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """What kernels need that go there and back: rows of scales, inverses, zero points, and limits less zero points."""
-    low, high = limits
-    return np.array([scales, inverses_of(scales), zero_points, low - zero_points, high - zero_points], np.float32)
+    """What kernels need that go there and back: rows of scales, inverses, zero points, and limits less zero points.
+
+    An inverse is 1 / scale in float32, as torch computes it; finite even of a subnormal scale.
+    """
+    rows = np.empty((5, scales.size), np.float32)
+    with np.errstate(over="ignore"):
+        np.minimum(np.float32(1) / scales, _F32_MAX, out=rows[INVERSES])
+    rows[0], rows[2] = scales, zero_points
+    np.subtract(limits[0], zero_points, out=rows[3], casting="unsafe")
+    np.subtract(limits[1], zero_points, out=rows[4], casting="unsafe")
+    return rows
 
 
 def refuse_not_finite(source: Floats, name: str, n_threads: int | None) -> None:
@@ -192,11 +199,10 @@ def refuse_not_finite(source: Floats, name: str, n_threads: int | None) -> None:
 
 def refuse_first(source: Floats, name: str) -> NoReturn:
     """Find the first element that is not a finite float32, and say so."""
-    limit = np.finfo(np.float32).max
     for start in range(0, source.size, _SCAN):
         stop = min(start + _SCAN, source.size)
         with np.errstate(invalid="ignore"):
-            is_fine = np.abs(source.values(start, stop).astype(np.float64)) <= limit
+            is_fine = np.abs(source.values(start, stop).astype(np.float64)) <= _F32_MAX
         bad = np.flatnonzero(~is_fine)
         if bad.size:
             _arrays.refuse_range(source, name, start + int(bad[0]), start + int(bad[0]) + 1)
@@ -207,7 +213,7 @@ def _extremes_of_groups(
     source: Floats, sharing: Sharing, n_threads: int | None
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     layout = sharing.layout
-    lowest, highest = (np.empty(sharing.n_groups, np.int32) for _ in range(2))
+    lowest, highest = np.empty(sharing.n_groups, np.int32), np.empty(sharing.n_groups, np.int32)
     _parallel.run(
         lambda *turn: _kernels.extremes_of_groups(source.raw, source.element_type, layout, lowest, highest, *turn),
         sharing.n_groups,
@@ -215,7 +221,7 @@ def _extremes_of_groups(
         n_threads,
         unit=1,
     )
-    if sharing.group_size is not None:
+    if sharing.n_groups == sharing.n_scales:
         return lowest, highest
     shape = (sharing.outer, sharing.channels, layout[2])
     return lowest.reshape(shape).min(axis=(0, 2)), highest.reshape(shape).max(axis=(0, 2))
@@ -263,6 +269,7 @@ def _mirrored(bits: NDArray[np.int32]) -> NDArray[np.int32]:
     return bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
 
 
+@lru_cache(maxsize=256)
 def sharing_of(shape: tuple[int, ...], axis: int | None = None, group_size: int | None = None) -> Sharing:
     """Per tensor, per channel of an axis, or per group along the last axis."""
     if group_size is not None:

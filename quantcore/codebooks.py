@@ -5,7 +5,7 @@ dynamic data type of Dettmers, 8-Bit Approximations for Parallelism in Deep Lear
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,12 @@ class Codebook:
     id: int
     table: NDArray[np.float32]
 
-    @property
+    @cached_property
     def tree(self) -> NDArray[np.float32]:
         """The search tree of the midpoints between neighbouring values."""
-        return midpoint_tree(np.sort(self.table))
+        tree = midpoint_tree(np.sort(self.table))
+        tree.setflags(write=False)
+        return tree
 
 
 def midpoint_tree(sorted_values: NDArray[np.float32]) -> NDArray[np.float32]:

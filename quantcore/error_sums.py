@@ -150,7 +150,7 @@ class ErrorSums:
         if not x.size:
             return
         sharing = params.sharing(x.shape, name)
-        parameters = affine.parameters(params.scales, params.zero_points, (params.quant_min, params.quant_max))
+        parameters = params.coding_rows
         if sharing.is_in_columns:
             parameters = affine.widened(parameters, sharing, sharing.column_parts()[0][2])
         sums = _rows(x.size)

@@ -5,6 +5,8 @@ for every element or for those alone whose code is not clipped. `lsq` has the gr
 `fake_quantizer` the class that finds parameters by itself.
 """
 
+from __future__ import annotations  # those of functions made for each call would be evaluated each time
+
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ __all__ = ["fake_quantize_backward", "fake_quantize_with_params", "ste_backward"
 FAKE_QUANTIZE, BACKWARD, LSQ = range(3)
 """Kinds of work, numbered as in `_kernels/table.pxd`."""
 
+_NO_SUMS = np.zeros((2, 0))
 _LEAST_ROWS = 16  # of columns that share a row of sums, which takes four times the memory of a row of float32
 
 
@@ -153,7 +156,7 @@ def backward(
 def result_dtype(source: Floats, name: str) -> tuple[np.dtype[Any], int]:
     """The dtype of what is computed from an array, and its element type."""
     names = {_arrays.FLOAT16: "float16", _arrays.BFLOAT16: "bfloat16"}
-    return _arrays.float_dtype(names.get(source.element_type, "float32"), name)
+    return _arrays.float_dtype(names.get(source.element_type, np.float32), name)
 
 
 def pair(values: Any, grad: Any, name: str) -> tuple[Floats, Floats]:
@@ -176,12 +179,11 @@ def run(
 ) -> NDArray[np.float64]:
     """Fake-quantize, or compute a gradient, into `result`.
 
-    Returns, for LSQ, two sums for each scale: of its terms, and of the gradient where codes are out of range. They are
+    Returns, for LSQ alone, two sums for each scale: of its terms, and of the gradient where codes are out of range. They are
     float64, over groups or columns of fixed chunks, so that they do not depend on the number of threads.
     """
     sharing = params.sharing(source.shape, name)
-    limits = params.quant_min, params.quant_max
-    parameters = affine.parameters(params.scales, params.zero_points, limits)
+    parameters = params.coding_rows
     out, out_itemsize = _arrays.bytes_of(result), result.itemsize
     sums_of_parts: list[NDArray[np.float64]] = []
 
@@ -209,6 +211,8 @@ def run(
     rows = _LEAST_ROWS if work == LSQ else 1
     if not affine.run(groups, columns, sharing, source.itemsize, n_threads, rows=rows):
         affine.refuse_first(source, name)
+    if work != LSQ:
+        return _NO_SUMS
     return sum((sums.sum(axis=(1, 3)) for sums in sums_of_parts), np.zeros((2, sharing.n_scales)))
 
 

@@ -20,6 +20,7 @@ SUPPORTED_TYPES: tuple[GGUFQuantType, ...] = tuple(sorted(GGUFQuantType(i) for i
 
 _UINT8 = np.dtype(np.uint8)
 _FORMATS: dict[int, GGMLType] = {int(t): GGML_TYPES[t] for t in SUPPORTED_TYPES}
+_BY_NAME = {name: fmt for fmt in _FORMATS.values() for name in (fmt.name, fmt.name.lower())}
 
 
 def quantize(
@@ -176,7 +177,7 @@ def dequantize_blocks(
 
 def supported_format(qtype: GGUFQuantType | str | int, name: str = "qtype") -> GGMLType:
     """The layout of a type that has kernels."""
-    fmt = _FORMATS.get(qtype) if isinstance(qtype, GGUFQuantType) else None
+    fmt = _BY_NAME.get(qtype) if type(qtype) is str else _FORMATS.get(qtype) if type(qtype) is GGUFQuantType else None
     if fmt is None:
         fmt = as_ggml_type(qtype, name)
         if fmt.id not in _FORMATS:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields
 from enum import Enum
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -21,7 +22,11 @@ __all__ = [
     "calibrate_per_tensor",
 ]
 
+_INT8, _UINT8 = np.dtype(np.int8), np.dtype(np.uint8)
+_ZERO = np.float32(0)
 _SMALLEST_NORMAL = np.finfo(np.float32).tiny
+_LEAST_SCALE = np.finfo(np.float32).smallest_subnormal
+_F32_MAX = np.finfo(np.float32).max
 
 
 class QuantMode(Enum):
@@ -132,15 +137,12 @@ class QuantParams:
             raise InvalidValueError(
                 f"scales, zero_points: expected as many of each, got {scales.size} and {zero_points.size}"
             )
-        bad = np.flatnonzero(~(np.isfinite(scales) & (scales > 0)))
-        if bad.size:
-            raise InvalidValueError(f"scales: must be positive and finite, got {scales[bad[0]]} at index {bad[0]}")
-        bad = np.flatnonzero((zero_points < self.quant_min) | (zero_points > self.quant_max))
-        if self.mode is QuantMode.SYMMETRIC and not bad.size:
-            bad = np.flatnonzero(zero_points)
-        if bad.size:
-            allowed = f"{self.quant_min} to {self.quant_max}" if self.is_asymmetric else "0"
-            raise InvalidValueError(f"zero_points: expected {allowed}, got {zero_points[bad[0]]} at index {bad[0]}")
+        _refuse_outside("scales", scales, _LEAST_SCALE, _F32_MAX, "must be positive and finite")
+        if self.mode is QuantMode.ASYMMETRIC:
+            low, high = self.quant_min, self.quant_max
+            _refuse_outside("zero_points", zero_points, low, high, f"expected {low} to {high}")
+        else:
+            _refuse_outside("zero_points", zero_points, 0, 0, "expected 0")
         set_field(self, "scales", scales)
         set_field(self, "zero_points", zero_points)
 
@@ -157,7 +159,12 @@ class QuantParams:
     @property
     def code_dtype(self) -> np.dtype[Any]:
         """int8 if symmetric, uint8 if asymmetric."""
-        return np.dtype(np.uint8 if self.is_asymmetric else np.int8)
+        return _UINT8 if self.mode is QuantMode.ASYMMETRIC else _INT8
+
+    @cached_property
+    def coding_rows(self) -> NDArray[np.float32]:
+        """The same for the kernels, see `affine.coding_rows`."""
+        return affine.coding_rows(self.scales, self.zero_points, (self.quant_min, self.quant_max))
 
     def sharing(self, shape: tuple[int, ...], name: str) -> affine.Sharing:
         """How an array of this shape is divided; refused if there are not as many scales as parts."""
@@ -315,21 +322,25 @@ def params_within(
 ) -> QuantParams:
     """As `params_from_extremes`, with the smallest and the largest code."""
     quant_min, quant_max = limits
-    # A difference of float32 is exact enough in float64 and cannot overflow there; it is rounded as float32 would.
-    low, high = np.minimum(lowest.astype(np.float64), 0), np.maximum(highest.astype(np.float64), 0)
+    low, high = np.minimum(lowest, _ZERO), np.maximum(highest, _ZERO)
     if mode is QuantMode.SYMMETRIC:
-        spread, steps = np.maximum(-low, high), (quant_max - quant_min) / 2
+        scales = np.maximum(-low, high) / np.float32((quant_max - quant_min) / 2)
     else:
-        spread, steps = high - low, float(quant_max - quant_min)
-    with np.errstate(over="ignore"):
-        rounded = spread.astype(np.float32)
-    scales = np.where(np.isfinite(rounded), rounded / np.float32(steps), (spread / steps).astype(np.float32))
-    is_tiny = (spread < _SMALLEST_NORMAL) | (scales < _SMALLEST_NORMAL)
-    scales = np.where(is_tiny, np.float32(1), scales).astype(np.float32)
+        steps = quant_max - quant_min
+        with np.errstate(over="ignore"):
+            scales = (high - low) / np.float32(steps)
+        if np.maximum.reduce(scales) > _F32_MAX:
+            spread = high.astype(np.float64) - low
+            scales = np.where(scales > _F32_MAX, (spread / steps).astype(np.float32), scales)
+    is_tiny = scales < _SMALLEST_NORMAL
+    if is_tiny.any():
+        scales[is_tiny] = 1
     zero_points = np.zeros(scales.size, np.int32)
     if mode is QuantMode.ASYMMETRIC:
-        shifted = quant_min - np.rint(low.astype(np.float32) / scales)
-        zero_points = np.where(is_tiny, 0, np.clip(shifted, quant_min, quant_max)).astype(np.int32)
+        shifted = np.float32(quant_min) - np.rint(low / scales)
+        zero_points[:] = np.minimum(np.maximum(shifted, quant_min), quant_max)
+        zero_points[is_tiny] = 0
+    _arrays.given_away(scales, zero_points)
     return QuantParams(scales, zero_points, granularity, mode, bits, quant_min, quant_max)
 
 
@@ -395,6 +406,13 @@ def calibrated(
 
 def integer_of_either_sign(value: Any, name: str) -> int:
     return _arrays.integer(value, name, -(1 << 31), 1 << 31)
+
+
+def _refuse_outside(name: str, values: NDArray[Any], low: float, high: float, wanted: str) -> None:
+    if np.minimum.reduce(values) >= low and np.maximum.reduce(values) <= high:
+        return
+    bad = np.flatnonzero(~((values >= low) & (values <= high)))[0]
+    raise InvalidValueError(f"{name}: {wanted}, got {values[bad]} at index {bad}")
 
 
 def _flat(array: Any, name: str, dtype: type) -> NDArray[Any]:

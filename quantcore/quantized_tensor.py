@@ -75,7 +75,8 @@ def quantize_with_params(
     sharing = params.sharing(source.shape, "values")
     limits = (params.quant_min, params.quant_max)
     target = _arrays.bytes_of(result)
-    affine.quantize(source, sharing, params.scales, params.zero_points, limits, target, "values", n_threads)
+    inverses = params.coding_rows[affine.INVERSES]
+    affine.quantize(source, sharing, inverses, params.zero_points, limits, target, "values", n_threads)
     return result
 
 
