@@ -2,7 +2,6 @@
 # int4: two's complement, x = code * scale, scale = absmax / 7. NF4, FP4: x = table[code] * absmax.
 from libc.math cimport rintf
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
-from libc.string cimport memset
 
 from quantcore._kernels.bits cimport MAGNITUDE, bits_of, float_of
 
@@ -19,6 +18,8 @@ cdef enum:
     GROUP = 32  # elements that are searched together
     GROUP_BYTES = 16
     NIBBLE_TILE = 4096  # elements: the largest block; 16 KiB of float32
+    NIBBLE_TILE_BYTES = 2048  # of their codes
+    NIBBLE_TILE_BLOCKS = 128  # most of them, of 32 elements
 
 
 cdef inline uint32_t absmax_bits(const float* x, int64_t n) noexcept nogil:
@@ -30,39 +31,57 @@ cdef inline uint32_t absmax_bits(const float* x, int64_t n) noexcept nogil:
     return largest
 
 
-cdef inline void int4_code32(const float* x, float scale, uint8_t* out) noexcept nogil:
-    """32 codes clip(rint(x / scale), -7, 7); the clamp on the floats keeps the cast defined, NaN included."""
+cdef inline void int4_code32(const float* x, float divisor, uint8_t* out) noexcept nogil:
+    """32 codes clip(rint(x / divisor), -7, 7); the clamp on the floats keeps the cast defined, NaN included."""
     cdef int32_t code[GROUP]
     cdef int j
     cdef float v
     for j in range(GROUP):
-        v = x[j] / scale
+        v = x[j] / divisor
         v = float_of(min(bits_of(v) & MAGNITUDE, <uint32_t> 0x40E00000) | (bits_of(v) & ~<uint32_t> MAGNITUDE))
         code[j] = <int32_t> rintf(v) & 15
     for j in range(GROUP_BYTES):
         out[j] = <uint8_t> (code[2 * j] << 4 | code[2 * j + 1])
 
 
-cdef inline void code_block(
-    const float* x, int64_t n, float scale, int quant_type, const float* tree, uint8_t* out
+cdef inline void code_groups(
+    const float* x, int64_t n, int block_size, const float* factors, const int quant_type, const float* tree,
+    uint8_t* out
 ) noexcept nogil:
-    """Code n elements (a multiple of 32) of one block against its scale (for NF4 and FP4 the absmax)."""
-    cdef int64_t j
-    cdef float inverse
-    if quant_type == INT4 and scale == 0:
-        memset(out, 0, n // 2)  # all values are 0, or too small to have a scale
-    elif quant_type == INT4:
-        for j in range(n // GROUP):
-            int4_code32(x + GROUP * j, scale, out + GROUP_BYTES * j)
-    else:
+    cdef int64_t i, j
+    for i in range((n + block_size - 1) // block_size):
+        for j in range(min(<int64_t> block_size, n - i * block_size) // GROUP):
+            if quant_type == INT4:
+                int4_code32(x, factors[i], out)
+            else:
+                quantcore_search32(x, factors[i], tree, quant_type == FP4, out)
+            x += GROUP
+            out += GROUP_BYTES
+
+
+cdef inline void code_blocks(
+    const float* x, int64_t n, int block_size, const float* scales, int quant_type, const float* tree, uint8_t* out
+) noexcept nogil:
+    """Code n <= NIBBLE_TILE elements (a multiple of 32) in blocks against their scales (of NF4 and FP4: the absmax).
+
+    Dividing for all blocks first leaves nothing to wait for between one block and the next; a loop for each type keeps
+    its constants in registers.
+    """
+    cdef float factors[NIBBLE_TILE_BLOCKS]
+    cdef int64_t n_blocks = (n + block_size - 1) // block_size, i
+    if quant_type == INT4:
+        for i in range(n_blocks):
+            # Without a scale, all values are 0 or so small that a scale of 1 makes them 0.
+            factors[i] = scales[i] if scales[i] > 0 else <float> 1.0
+        code_groups(x, n, block_size, factors, INT4, tree, out)
+        return
+    for i in range(n_blocks):
         # 1e-38 keeps the inverse finite; the codes of a block of zeros are those of 0.
-        inverse = <float> 1.0 / max(scale, <float> 1e-38)
-        if quant_type == FP4:
-            for j in range(n // GROUP):
-                quantcore_search32(x + GROUP * j, inverse, tree, 1, out + GROUP_BYTES * j)
-        else:
-            for j in range(n // GROUP):
-                quantcore_search32(x + GROUP * j, inverse, tree, 0, out + GROUP_BYTES * j)
+        factors[i] = <float> 1.0 / max(scales[i], <float> 1e-38)
+    if quant_type == FP4:
+        code_groups(x, n, block_size, factors, FP4, tree, out)
+    else:
+        code_groups(x, n, block_size, factors, NF4, tree, out)
 
 
 cdef inline void decode_block(const uint8_t* data, int64_t n, float scale, const float* table, float* y) noexcept nogil:

@@ -4,13 +4,22 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from quantcore._kernels.bits cimport INFINITE, float_of
-from quantcore._kernels.blockwise cimport GROUP, GROUP_BYTES, INT4, NIBBLE_TILE, absmax_bits, code_block, decode_block
+from quantcore._kernels.blockwise cimport (
+    GROUP,
+    GROUP_BYTES,
+    INT4,
+    NIBBLE_TILE,
+    NIBBLE_TILE_BLOCKS,
+    NIBBLE_TILE_BYTES,
+    absmax_bits,
+    code_blocks,
+    decode_block,
+)
 from quantcore._kernels.floats cimport FLOAT32, load_tile, size_of, store_tile
 from quantcore._kernels.scales cimport prefetch_run
 
 cdef enum:
     MOST_BLOCKS = 4096  # blocks of one super-block
-    PREFETCH_DISTANCE = 4096  # elements that are asked for ahead, while a block is coded from L1
 
 
 cdef inline const float* loaded(
@@ -23,19 +32,39 @@ cdef inline const float* loaded(
     return staged
 
 
-cdef inline void code_elements(
-    const float* x, int64_t n, float scale, int quant_type, const float* tree, uint8_t* out
+cdef inline void code_tile(
+    const float* x, int64_t n, int block_size, const float* scales, int quant_type, const float* tree, uint8_t* out
 ) noexcept nogil:
-    """Code one block of n elements; one that is not whole groups is filled up with zeros."""
-    cdef float padded[GROUP]
-    cdef uint8_t coded[GROUP_BYTES]
-    cdef int64_t whole = n // GROUP * GROUP
-    code_block(x, whole, scale, quant_type, tree, out)
-    if whole < n:
-        memset(padded, 0, sizeof(padded))
-        memcpy(padded, x + whole, (n - whole) * 4)
-        code_block(padded, GROUP, scale, quant_type, tree, coded)
-        memcpy(out + whole // 2, coded, (n - whole + 1) // 2)
+    """Code n <= NIBBLE_TILE elements in blocks; a last group that is not whole is filled up with zeros."""
+    cdef float padded[NIBBLE_TILE]
+    cdef uint8_t coded[NIBBLE_TILE_BYTES]
+    cdef int64_t padding = -n & (GROUP - 1)
+    if padding == 0:
+        code_blocks(x, n, block_size, scales, quant_type, tree, out)
+        return
+    memcpy(padded, x, n * 4)
+    memset(padded + n, 0, padding * 4)
+    code_blocks(padded, n + padding, block_size, scales, quant_type, tree, coded)
+    memcpy(out, coded, (n + 1) // 2)
+
+
+cdef inline int64_t scales_of_tile(
+    const float* x, int64_t n, int block_size, int quant_type, float* scales
+) noexcept nogil:
+    """The scales of n <= NIBBLE_TILE elements in blocks; the first block with NaN or inf, else -1."""
+    cdef uint32_t absmax[NIBBLE_TILE_BLOCKS]
+    cdef uint32_t worst = 0
+    cdef int64_t n_blocks = (n + block_size - 1) // block_size, i
+    for i in range(n_blocks):
+        absmax[i] = absmax_bits(x + i * block_size, min(<int64_t> block_size, n - i * block_size))
+    for i in range(n_blocks):
+        worst = max(worst, absmax[i])
+        scales[i] = float_of(absmax[i]) / <float> 7.0 if quant_type == INT4 else float_of(absmax[i])
+    if worst >= <uint32_t> INFINITE:
+        for i in range(n_blocks):
+            if absmax[i] >= <uint32_t> INFINITE:
+                return i
+    return -1
 
 
 cdef int64_t nibbles_quantize(
@@ -44,19 +73,33 @@ cdef int64_t nibbles_quantize(
 ) noexcept nogil:
     cdef float staged[NIBBLE_TILE]
     cdef const float* x
-    cdef int64_t start, count, i
-    cdef uint32_t absmax
-    for i in range((n + block_size - 1) // block_size):
-        start = i * block_size
-        count = min(<int64_t> block_size, n - start)
+    cdef float* tile_scales
+    cdef int64_t start = 0, count, bad
+    while start < n:
+        count = min(<int64_t> NIBBLE_TILE, n - start)
+        tile_scales = scales + start // block_size
         x = loaded(values, dtype, start, count, staged)
-        prefetch_run(values + (start + PREFETCH_DISTANCE) * size_of(dtype), count * size_of(dtype))
-        absmax = absmax_bits(x, count)
-        if absmax >= <uint32_t> INFINITE:
-            return start
-        scales[i] = float_of(absmax) / <float> 7.0 if quant_type == INT4 else float_of(absmax)
-        code_elements(x, count, scales[i], quant_type, tree, out + start // 2)
+        bad = scales_of_tile(x, count, block_size, quant_type, tile_scales)
+        if bad >= 0:
+            return start + bad * block_size
+        prefetch_run(values + (start + NIBBLE_TILE) * size_of(dtype), count * size_of(dtype))
+        code_tile(x, count, block_size, tile_scales, quant_type, tree, out + start // 2)
+        start += count
     return -1
+
+
+cdef inline float super_block_codes(float* scales, int64_t n, uint8_t* codes) noexcept nogil:
+    """The step of n scales and their codes; the scales become what is decoded."""
+    cdef float largest = 0, step
+    cdef int64_t i
+    for i in range(n):
+        largest = max(largest, scales[i])
+    step = largest / <float> 255.0
+    for i in range(n):
+        # A block that is not zeros keeps a scale that is not 0.
+        codes[i] = <uint8_t> max(1, min(255, <int32_t> rintf(scales[i] / step))) if step > 0 and scales[i] > 0 else 0
+        scales[i] = <float> codes[i] * step
+    return step
 
 
 cdef int64_t nibbles_quantize_linear(
@@ -64,36 +107,31 @@ cdef int64_t nibbles_quantize_linear(
     int super_block_size, uint8_t* scales, float* super_scales, uint8_t* out,
 ) noexcept nogil:
     cdef float staged[NIBBLE_TILE]
-    cdef float scale[MOST_BLOCKS]
-    cdef const float* x
-    cdef int64_t start, count, i, k, n_blocks, first_block, n_super = <int64_t> block_size * super_block_size
-    cdef uint32_t absmax
-    cdef float largest, step
-    cdef int32_t code
-    for k in range((n + n_super - 1) // n_super):
-        first_block = k * super_block_size
-        n_blocks = min(<int64_t> super_block_size, (n + block_size - 1) // block_size - first_block)
-        largest = 0
-        for i in range(n_blocks):
-            start = (first_block + i) * block_size
-            count = min(<int64_t> block_size, n - start)
-            absmax = absmax_bits(loaded(values, dtype, start, count, staged), count)
-            if absmax >= <uint32_t> INFINITE:
-                return start
-            scale[i] = float_of(absmax) / <float> 7.0 if quant_type == INT4 else float_of(absmax)
-            largest = max(largest, scale[i])
-        step = largest / <float> 255.0
-        super_scales[k] = step
-        for i in range(n_blocks):
-            start = (first_block + i) * block_size
-            count = min(<int64_t> block_size, n - start)
-            code = 0
-            if step > 0 and scale[i] > 0:
-                # A block that is not zeros keeps a scale that is not 0.
-                code = max(1, min(255, <int32_t> rintf(scale[i] / step)))
-            scales[first_block + i] = <uint8_t> code
-            x = loaded(values, dtype, start, count, staged)
-            code_elements(x, count, <float> code * step, quant_type, tree, out + start // 2)
+    cdef float decoded[MOST_BLOCKS]
+    cdef int64_t first = 0, start, stop, count, tile, bad, k = 0
+    while first < n:
+        stop = min(n, first + <int64_t> block_size * super_block_size)
+        for tile in range((stop - first + NIBBLE_TILE - 1) // NIBBLE_TILE):
+            start = first + tile * NIBBLE_TILE
+            count = min(<int64_t> NIBBLE_TILE, stop - start)
+            bad = scales_of_tile(
+                loaded(values, dtype, start, count, staged), count, block_size, quant_type,
+                decoded + (start - first) // block_size,
+            )
+            if bad >= 0:
+                return start + bad * block_size
+        super_scales[k] = super_block_codes(
+            decoded, (stop - first + block_size - 1) // block_size, scales + first // block_size
+        )
+        for tile in range((stop - first + NIBBLE_TILE - 1) // NIBBLE_TILE):
+            start = first + tile * NIBBLE_TILE
+            count = min(<int64_t> NIBBLE_TILE, stop - start)
+            code_tile(
+                loaded(values, dtype, start, count, staged), count, block_size,
+                decoded + (start - first) // block_size, quant_type, tree, out + start // 2,
+            )
+        first = stop
+        k += 1
     return -1
 
 

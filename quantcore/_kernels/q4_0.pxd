@@ -2,8 +2,11 @@
 # x = (code - 8) * d. d is the value of largest magnitude over -8, so that this value gets code 0 exactly.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
-from quantcore._kernels.bits cimport MAGNITUDE, bits_of, f16_bits_of, float_of
-from quantcore._kernels.scales cimport SCALES, inverse_of, load_scales, prefetch_ahead
+from quantcore._kernels.bits cimport MAGNITUDE, bits_of, float_of
+from quantcore._kernels.scales cimport SCALES, code_scales, load_scales, prefetch_ahead, store_scale
+
+cdef extern from "narrow.h":
+    void quantcore_narrow(const int32_t* codes, int n, uint8_t* data) noexcept nogil
 
 cdef extern from "nibbles.h":
     void quantcore_centred32(const uint8_t* data, float scale, float* y) noexcept nogil
@@ -31,12 +34,13 @@ cdef inline int64_t q4_0_quantize_tile(const float* x, int64_t n, uint8_t* out) 
     cdef float d[SCALES]
     cdef float inverse[SCALES]
     cdef uint32_t scale[SCALES]
+    cdef uint32_t clamped[Q4_0_BLOCK]
     cdef int32_t code[Q4_0_BLOCK]
     cdef int64_t i
     cdef int j
     cdef int32_t high
     cdef uint32_t low, bits, worst = 0, tied = 0
-    cdef float v, id
+    cdef float id
     cdef const float* xb
     cdef uint8_t* block
 
@@ -73,27 +77,23 @@ cdef inline int64_t q4_0_quantize_tile(const float* x, int64_t n, uint8_t* out) 
             if positive[i] == negative[i] and positive[i] != 0:
                 d[i] = first_extreme(x + i * Q4_0_BLOCK) / <float> -8.0
 
-    for i in range(n):
-        scale[i] = f16_bits_of(d[i])
-    for i in range(n):
-        inverse[i] = inverse_of(d[i])
-
+    code_scales(d, n, scale, inverse)
     for i in range(n):
         xb = x + i * Q4_0_BLOCK
         block = out + i * Q4_0_BYTES
         id = inverse[i]
         prefetch_ahead(xb)
-        # Floats clamp as the integers of their bits, NaN included. Only the code 16 needs it; otherwise the clamp keeps
-        # the cast defined if another thread writes to x.
+        # v is from 0.4999 to 16.5, and only the code 16 needs the clamp. As an unsigned minimum of the bits it also maps
+        # NaN and negative values to 15, so that the cast is defined even if another thread writes to x. In one loop with
+        # the cast, gcc makes choices between casts of constants of it, four times as many instructions.
         for j in range(Q4_0_BLOCK):
-            v = xb[j] * id + <float> 8.5
-            code[j] = <int32_t> float_of(max(0, min(<int32_t> bits_of(v), <int32_t> 0x41700000)))
+            clamped[j] = min(bits_of(xb[j] * id + <float> 8.5), <uint32_t> 0x41700000)
+        for j in range(Q4_0_BLOCK):
+            code[j] = <int32_t> float_of(clamped[j])
         for j in range(16):
             code[j] = code[j] | code[j + 16] << 4
-        block[0] = <uint8_t> scale[i]
-        block[1] = <uint8_t> (scale[i] >> 8)
-        for j in range(16):
-            block[2 + j] = <uint8_t> code[j]
+        store_scale(block, scale[i])
+        quantcore_narrow(code, 16, block + 2)
     return -1
 
 

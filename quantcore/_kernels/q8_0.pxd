@@ -1,8 +1,11 @@
 # q8_0.pxd: Q8_0, 32 elements in 34 bytes: fp16 d | int8 codes. x = code * d, d = absmax / 127; half away from zero.
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t
 
-from quantcore._kernels.bits cimport MAGNITUDE, bits_of, f16_bits_of, float_of
-from quantcore._kernels.scales cimport SCALES, inverse_of, load_scales, prefetch_ahead
+from quantcore._kernels.bits cimport MAGNITUDE, bits_of, float_of
+from quantcore._kernels.scales cimport SCALES, code_scales, load_scales, prefetch_ahead, store_scale
+
+cdef extern from "narrow.h":
+    void quantcore_narrow(const int32_t* codes, int n, uint8_t* data) noexcept nogil
 
 cdef enum:
     Q8_0_BLOCK = 32
@@ -13,6 +16,7 @@ cdef enum:
 cdef inline int64_t q8_0_quantize_tile(const float* x, int64_t n, uint8_t* out) noexcept nogil:
     """Code n <= SCALES blocks; the first block that cannot be coded (NaN, inf, too large), else -1."""
     cdef uint32_t absmax[SCALES]
+    cdef float d[SCALES]
     cdef float inverse[SCALES]
     cdef uint32_t scale[SCALES]
     cdef int32_t code[Q8_0_BLOCK]
@@ -33,14 +37,12 @@ cdef inline int64_t q8_0_quantize_tile(const float* x, int64_t n, uint8_t* out) 
 
     for i in range(n):
         worst = max(worst, absmax[i])
-        v = float_of(absmax[i]) / <float> 127.0
-        scale[i] = f16_bits_of(v)
-        inverse[i] = inverse_of(v)
-
+        d[i] = float_of(absmax[i]) / <float> 127.0
     if worst >= <uint32_t> Q8_0_LIMIT:
         for i in range(n):
             if absmax[i] >= <uint32_t> Q8_0_LIMIT:
                 return i
+    code_scales(d, n, scale, inverse)
 
     for i in range(n):
         xb = x + i * Q8_0_BLOCK
@@ -55,10 +57,8 @@ cdef inline int64_t q8_0_quantize_tile(const float* x, int64_t n, uint8_t* out) 
             sign = bits & ~<uint32_t> MAGNITUDE
             v = float_of(min(bits & MAGNITUDE, <uint32_t> 0x42FE0000) | sign)
             code[j] = <int32_t> (v + float_of(<uint32_t> 0x3EFFFFFF | sign))
-        block[0] = <uint8_t> scale[i]
-        block[1] = <uint8_t> (scale[i] >> 8)
-        for j in range(Q8_0_BLOCK):
-            (<int8_t*> block)[2 + j] = <int8_t> code[j]
+        store_scale(block, scale[i])
+        quantcore_narrow(code, 32, block + 2)
     return -1
 
 

@@ -1,7 +1,7 @@
 # scales.pxd: the fp16 scale at the head of a block, for a whole tile at once: conversions vectorise over blocks.
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from quantcore._kernels.bits cimport MAGNITUDE, bits_of, f32_of_f16
+from quantcore._kernels.bits cimport MAGNITUDE, bits_of, f16_bits_of, f32_of_f16
 
 cdef enum:
     SCALES = 64  # most blocks a tile: 64 blocks of 32 floats (8 KiB) and their scales stay in L1
@@ -27,6 +27,20 @@ cdef inline void prefetch_run(const uint8_t* start, int64_t n_bytes) noexcept no
 cdef inline float inverse_of(float d) noexcept nogil:
     """1/d, or 0 where that would overflow (|d| up to 2^-128, whose fp16 is 0: the block decodes to zeros) or d is 0."""
     return <float> 1.0 / d if (bits_of(d) & MAGNITUDE) > <uint32_t> 0x00200000 else <float> 0.0
+
+
+cdef inline void store_scale(uint8_t* block, uint32_t half) noexcept nogil:
+    block[0] = <uint8_t> half
+    block[1] = <uint8_t> (half >> 8)
+
+
+cdef inline void code_scales(const float* d, int64_t n, uint32_t* half, float* inverse) noexcept nogil:
+    """The fp16 bits of n scales and their inverses. A choice for each loop: two in one body are not vectorised."""
+    cdef int64_t i
+    for i in range(n):
+        half[i] = f16_bits_of(d[i])
+    for i in range(n):
+        inverse[i] = inverse_of(d[i])
 
 
 cdef inline int64_t load_scales(const uint8_t* blocks, int64_t n, int bytes_per_block, float* d) noexcept nogil:
