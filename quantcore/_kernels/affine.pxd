@@ -6,8 +6,12 @@ from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t
 
 from quantcore._kernels.bits cimport MAGNITUDE, bits_of, float_of
 
+cdef extern from "narrow.h":
+    void quantcore_narrow(const int32_t* codes, int n, uint8_t* data) noexcept nogil
+
 cdef enum:
     STAGE = 64  # codes that are narrowed to bytes together
+    LANES = 16  # magnitudes whose maxima are folded at the end of a run: at each step, that would take longer than the rest
 
 
 cdef inline int32_t key_of(float x) noexcept nogil:
@@ -46,21 +50,39 @@ cdef inline float steps_of(float x, float inverse, float low, float high) noexce
     return rintf(v)
 
 
+cdef inline void raise_lanes(uint32_t* worst, const float* x) noexcept nogil:
+    """Raise LANES maxima to the magnitudes of STAGE elements."""
+    cdef int j
+    cdef uint32_t first, second, third, fourth
+    for j in range(LANES):
+        first = bits_of(x[j]) & MAGNITUDE
+        second = bits_of(x[LANES + j]) & MAGNITUDE
+        third = bits_of(x[2 * LANES + j]) & MAGNITUDE
+        fourth = bits_of(x[3 * LANES + j]) & MAGNITUDE
+        first = max(first, second)
+        third = max(third, fourth)
+        first = max(first, third)
+        worst[j] = max(worst[j], first)
+
+
 cdef inline uint32_t quantize_run(
     const float* x, int64_t n, float inverse, int32_t zero_point, float low, float high, uint8_t* out
 ) noexcept nogil:
     """Codes of n elements (`low`, `high` as for steps_of). Returns the largest magnitude's bits."""
     cdef int32_t code[STAGE]
+    cdef uint32_t worst[LANES]
     cdef int64_t start = 0, j
     cdef uint32_t largest = 0
+    for j in range(LANES):
+        worst[j] = 0
     while start + STAGE <= n:
-        for j in range(STAGE):
-            largest = max(largest, bits_of(x[start + j]) & MAGNITUDE)
+        raise_lanes(worst, x + start)
         for j in range(STAGE):
             code[j] = <int32_t> steps_of(x[start + j], inverse, low, high) + zero_point
-        for j in range(STAGE):
-            out[start + j] = <uint8_t> code[j]
+        quantcore_narrow(code, STAGE, out + start)
         start += STAGE
+    for j in range(LANES):
+        largest = max(largest, worst[j])
     for j in range(start, n):
         largest = max(largest, bits_of(x[j]) & MAGNITUDE)
         out[j] = <uint8_t> (<int32_t> steps_of(x[j], inverse, low, high) + zero_point)

@@ -3,7 +3,11 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy
 
-from quantcore._kernels.bits cimport INFINITE, MAGNITUDE, bf16_bits_of, bits_of, f16_bits_of, f32_of_bf16, f32_of_f16
+from quantcore._kernels.bits cimport INFINITE, MAGNITUDE, bf16_bits_of, bits_of, f32_of_bf16
+
+cdef extern from "halves.h":
+    void quantcore_widen_halves(const uint16_t* half, int64_t n, float* x) noexcept nogil
+    void quantcore_narrow_floats(const float* x, int64_t n, uint16_t* half) noexcept nogil
 
 # Element types of the user's arrays. The boundary (_arrays.py) uses the same numbers.
 cdef enum Dtype:
@@ -28,8 +32,7 @@ cdef inline void load_tile(const uint8_t* values, int dtype, int64_t n, float* x
     cdef const uint16_t* half = <const uint16_t*> values
     cdef const double* wide = <const double*> values
     if dtype == FLOAT16:
-        for j in range(n):
-            x[j] = f32_of_f16(half[j])
+        quantcore_widen_halves(half, n, x)
     elif dtype == BFLOAT16:
         for j in range(n):
             x[j] = f32_of_bf16(half[j])
@@ -54,8 +57,7 @@ cdef inline void store_tile(const float* y, int64_t n, int dtype, uint8_t* value
     cdef int64_t j
     cdef uint16_t* half = <uint16_t*> values
     if dtype == FLOAT16:
-        for j in range(n):
-            half[j] = <uint16_t> f16_bits_of(y[j])
+        quantcore_narrow_floats(y, n, half)
     else:
         for j in range(n):
             half[j] = <uint16_t> bf16_bits_of(y[j])
@@ -75,17 +77,23 @@ cdef inline int64_t first_from(const float* x, int64_t n, uint32_t limit) noexce
     return -1
 
 
-cdef inline int64_t f32_quantize_tile(const float* x, int64_t n, uint8_t* out) noexcept nogil:
+cdef inline int64_t f32_quantize_tile(
+    const float* x, int64_t n, uint8_t* out, const uint8_t* ahead, int64_t stride
+) noexcept nogil:
     memcpy(out, x, n * 4)
     return first_from(x, n, INFINITE)
 
 
-cdef inline int64_t f16_quantize_tile(const float* x, int64_t n, uint8_t* out) noexcept nogil:
+cdef inline int64_t f16_quantize_tile(
+    const float* x, int64_t n, uint8_t* out, const uint8_t* ahead, int64_t stride
+) noexcept nogil:
     store_tile(x, n, FLOAT16, out)
     return first_from(x, n, F16_LIMIT)
 
 
-cdef inline int64_t bf16_quantize_tile(const float* x, int64_t n, uint8_t* out) noexcept nogil:
+cdef inline int64_t bf16_quantize_tile(
+    const float* x, int64_t n, uint8_t* out, const uint8_t* ahead, int64_t stride
+) noexcept nogil:
     store_tile(x, n, BFLOAT16, out)
     return first_from(x, n, BF16_LIMIT)
 

@@ -17,7 +17,7 @@ from quantcore._kernels.floats cimport (
 from quantcore._kernels.q4_0 cimport Q4_0_BLOCK, Q4_0_BYTES, q4_0_dequantize_tile, q4_0_quantize_tile
 from quantcore._kernels.q8_0 cimport Q8_0_BLOCK, Q8_0_BYTES, q8_0_dequantize_tile, q8_0_quantize_tile
 
-ctypedef int64_t (*QuantizeTile)(const float*, int64_t, uint8_t*) noexcept nogil
+ctypedef int64_t (*QuantizeTile)(const float*, int64_t, uint8_t*, const uint8_t*, int64_t) noexcept nogil
 ctypedef int64_t (*DequantizeTile)(const uint8_t*, int64_t, float*) noexcept nogil
 
 
@@ -28,16 +28,16 @@ cdef inline int64_t over_values(
     cdef float staged[TILE]
     cdef const float* x
     cdef int64_t tile = TILE // block_size
-    cdef int64_t itemsize = size_of(dtype)
+    cdef int64_t stride = block_size * size_of(dtype)
     cdef int64_t i = 0, n, bad
     while i < n_blocks:
         n = min(tile, n_blocks - i)
         if dtype == FLOAT32:
             x = <const float*> values + i * block_size
         else:
-            load_tile(values + i * block_size * itemsize, dtype, n * block_size, staged)
+            load_tile(values + i * stride, dtype, n * block_size, staged)
             x = staged
-        bad = quantize_tile(x, n, out + i * bytes_per_block)
+        bad = quantize_tile(x, n, out + i * bytes_per_block, values + (i + tile) * stride, stride)
         if bad >= 0:
             return i + bad
         i += n

@@ -1,9 +1,9 @@
 # q4_0.pxd: Q4_0, 32 elements in 18 bytes: fp16 d | 16 bytes of codes, byte j: element j low nibble, j + 16 high nibble.
 # x = (code - 8) * d. d is the value of largest magnitude over -8, so that this value gets code 0 exactly.
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
 from quantcore._kernels.bits cimport MAGNITUDE, bits_of, float_of
-from quantcore._kernels.scales cimport SCALES, code_scales, load_scales, prefetch_ahead, store_scale
+from quantcore._kernels.scales cimport SCALES, code_scales, load_scales, prefetch_run, store_scale
 
 cdef extern from "narrow.h":
     void quantcore_narrow(const int32_t* codes, int n, uint8_t* data) noexcept nogil
@@ -27,13 +27,18 @@ cdef inline float first_extreme(const float* x) noexcept nogil:
     return extreme
 
 
-cdef inline int64_t q4_0_quantize_tile(const float* x, int64_t n, uint8_t* out) noexcept nogil:
-    """Code n <= SCALES blocks; the first block that cannot be coded (NaN, inf, too large), else -1."""
+cdef inline int64_t q4_0_quantize_tile(
+    const float* x, int64_t n, uint8_t* out, const uint8_t* ahead, int64_t stride
+) noexcept nogil:
+    """Code n <= SCALES blocks; the first block that cannot be coded (NaN, inf, too large), else -1.
+
+    While codes are computed in L1, memory is asked for the blocks `ahead`, `stride` bytes each.
+    """
     cdef uint32_t positive[SCALES]
     cdef uint32_t negative[SCALES]
     cdef float d[SCALES]
     cdef float inverse[SCALES]
-    cdef uint32_t scale[SCALES]
+    cdef uint16_t scale[SCALES]
     cdef uint32_t clamped[Q4_0_BLOCK]
     cdef int32_t code[Q4_0_BLOCK]
     cdef int64_t i
@@ -82,7 +87,7 @@ cdef inline int64_t q4_0_quantize_tile(const float* x, int64_t n, uint8_t* out) 
         xb = x + i * Q4_0_BLOCK
         block = out + i * Q4_0_BYTES
         id = inverse[i]
-        prefetch_ahead(xb)
+        prefetch_run(ahead + i * stride, stride)
         # v is from 0.4999 to 16.5, and only the code 16 needs the clamp. As an unsigned minimum of the bits it also maps
         # NaN and negative values to 15, so that the cast is defined even if another thread writes to x. In one loop with
         # the cast, gcc makes choices between casts of constants of it, four times as many instructions.

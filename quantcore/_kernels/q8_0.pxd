@@ -1,8 +1,8 @@
 # q8_0.pxd: Q8_0, 32 elements in 34 bytes: fp16 d | int8 codes. x = code * d, d = absmax / 127; half away from zero.
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
 from quantcore._kernels.bits cimport MAGNITUDE, bits_of, float_of
-from quantcore._kernels.scales cimport SCALES, code_scales, load_scales, prefetch_ahead, store_scale
+from quantcore._kernels.scales cimport SCALES, code_scales, load_scales, prefetch_run, store_scale
 
 cdef extern from "narrow.h":
     void quantcore_narrow(const int32_t* codes, int n, uint8_t* data) noexcept nogil
@@ -13,12 +13,17 @@ cdef enum:
     Q8_0_LIMIT = 0x4AFDF020  # bits of 8321040: d would round to an infinite fp16
 
 
-cdef inline int64_t q8_0_quantize_tile(const float* x, int64_t n, uint8_t* out) noexcept nogil:
-    """Code n <= SCALES blocks; the first block that cannot be coded (NaN, inf, too large), else -1."""
+cdef inline int64_t q8_0_quantize_tile(
+    const float* x, int64_t n, uint8_t* out, const uint8_t* ahead, int64_t stride
+) noexcept nogil:
+    """Code n <= SCALES blocks; the first block that cannot be coded (NaN, inf, too large), else -1.
+
+    While codes are computed in L1, memory is asked for the blocks `ahead`, `stride` bytes each.
+    """
     cdef uint32_t absmax[SCALES]
     cdef float d[SCALES]
     cdef float inverse[SCALES]
-    cdef uint32_t scale[SCALES]
+    cdef uint16_t scale[SCALES]
     cdef int32_t code[Q8_0_BLOCK]
     cdef int64_t i
     cdef int j
@@ -48,7 +53,7 @@ cdef inline int64_t q8_0_quantize_tile(const float* x, int64_t n, uint8_t* out) 
         xb = x + i * Q8_0_BLOCK
         block = out + i * Q8_0_BYTES
         id = inverse[i]
-        prefetch_ahead(xb)
+        prefetch_run(ahead + i * stride, stride)
         # Adding the float below one half, with the sign of v, and truncating rounds half away from zero exactly.
         # The clamp (on the bits of the magnitude, NaN included) never acts on values that stay still; it keeps the cast
         # defined if another thread writes to x.

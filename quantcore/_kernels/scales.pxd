@@ -1,7 +1,8 @@
 # scales.pxd: the fp16 scale at the head of a block, for a whole tile at once: conversions vectorise over blocks.
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
-from quantcore._kernels.bits cimport MAGNITUDE, bits_of, f16_bits_of, f32_of_f16
+from quantcore._kernels.bits cimport MAGNITUDE, bits_of
+from quantcore._kernels.floats cimport quantcore_narrow_floats, quantcore_widen_halves
 
 cdef enum:
     SCALES = 64  # most blocks a tile: 64 blocks of 32 floats (8 KiB) and their scales stay in L1
@@ -9,12 +10,6 @@ cdef enum:
 
 cdef extern from *:
     void __builtin_prefetch(const void* address) noexcept nogil
-
-
-cdef inline void prefetch_ahead(const float* block) noexcept nogil:
-    """Ask for the block of 32 one tile ahead, so that memory works while the codes of this tile are computed in L1."""
-    __builtin_prefetch(block + SCALES * 32)
-    __builtin_prefetch(block + SCALES * 32 + 16)
 
 
 cdef inline void prefetch_run(const uint8_t* start, int64_t n_bytes) noexcept nogil:
@@ -29,30 +24,29 @@ cdef inline float inverse_of(float d) noexcept nogil:
     return <float> 1.0 / d if (bits_of(d) & MAGNITUDE) > <uint32_t> 0x00200000 else <float> 0.0
 
 
-cdef inline void store_scale(uint8_t* block, uint32_t half) noexcept nogil:
+cdef inline void store_scale(uint8_t* block, uint16_t half) noexcept nogil:
     block[0] = <uint8_t> half
     block[1] = <uint8_t> (half >> 8)
 
 
-cdef inline void code_scales(const float* d, int64_t n, uint32_t* half, float* inverse) noexcept nogil:
-    """The fp16 bits of n scales and their inverses. A choice for each loop: two in one body are not vectorised."""
+cdef inline void code_scales(const float* d, int64_t n, uint16_t* half, float* inverse) noexcept nogil:
+    """The fp16 bits of n scales and their inverses."""
     cdef int64_t i
-    for i in range(n):
-        half[i] = f16_bits_of(d[i])
+    quantcore_narrow_floats(d, n, half)
     for i in range(n):
         inverse[i] = inverse_of(d[i])
 
 
 cdef inline int64_t load_scales(const uint8_t* blocks, int64_t n, int bytes_per_block, float* d) noexcept nogil:
     """The scales of n <= SCALES blocks as float32; returns the first block whose scale is inf or NaN, else -1."""
-    cdef uint32_t half[SCALES]
+    cdef uint16_t half[SCALES]
     cdef uint32_t largest = 0
     cdef int64_t i
     for i in range(n):
-        half[i] = <uint32_t> blocks[i * bytes_per_block] | <uint32_t> blocks[i * bytes_per_block + 1] << 8
+        half[i] = <uint16_t> (blocks[i * bytes_per_block] | <uint32_t> blocks[i * bytes_per_block + 1] << 8)
     for i in range(n):
         largest = max(largest, half[i] & <uint32_t> 0x7C00)
-        d[i] = f32_of_f16(half[i])
+    quantcore_widen_halves(half, n, d)
     if largest == <uint32_t> 0x7C00:
         for i in range(n):
             if (half[i] & <uint32_t> 0x7C00) == <uint32_t> 0x7C00:
