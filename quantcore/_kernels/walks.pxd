@@ -14,14 +14,6 @@ cdef enum:
 ctypedef bint (*Piece)(const void* job, int64_t at, int64_t n, int64_t i, int64_t slot) noexcept nogil
 
 
-cdef inline int64_t group_start(const GroupLayout* layout, int64_t group) noexcept nogil:
-    return (group // layout.per_row) * layout.cols + (group % layout.per_row) * layout.size
-
-
-cdef inline int64_t group_count(const GroupLayout* layout, int64_t group) noexcept nogil:
-    return min(layout.size, layout.cols - (group % layout.per_row) * layout.size)
-
-
 cdef inline int64_t walk_groups(
     const void* job, const GroupLayout* layout, int64_t n_scales, int64_t first, int64_t n, Piece piece
 ) noexcept nogil:
