@@ -4,6 +4,7 @@ from libc.math cimport rintf
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from quantcore._kernels.bits cimport MAGNITUDE, bits_of, float_of
+from quantcore._kernels.scales cimport prefetch_run
 
 cdef extern from "nibbles.h":
     void quantcore_search32(const float* x, float inverse, const float* tree, int is_fp4, uint8_t* out) noexcept nogil
@@ -46,7 +47,7 @@ cdef inline void int4_code32(const float* x, float divisor, uint8_t* out) noexce
 
 cdef inline void code_groups(
     const float* x, int64_t n, int block_size, const float* factors, const int quant_type, const float* tree,
-    uint8_t* out
+    uint8_t* out, const uint8_t* ahead, int64_t stride
 ) noexcept nogil:
     cdef int64_t i, j
     for i in range((n + block_size - 1) // block_size):
@@ -55,17 +56,20 @@ cdef inline void code_groups(
                 int4_code32(x, factors[i], out)
             else:
                 quantcore_search32(x, factors[i], tree, quant_type == FP4, out)
+            prefetch_run(ahead, stride)
             x += GROUP
             out += GROUP_BYTES
+            ahead += stride
 
 
 cdef inline void code_blocks(
-    const float* x, int64_t n, int block_size, const float* scales, int quant_type, const float* tree, uint8_t* out
+    const float* x, int64_t n, int block_size, const float* scales, int quant_type, const float* tree, uint8_t* out,
+    const uint8_t* ahead, int64_t stride
 ) noexcept nogil:
     """Code n <= NIBBLE_TILE elements (a multiple of 32) in blocks against their scales (of NF4 and FP4: the absmax).
 
     Dividing for all blocks first leaves nothing to wait for between one block and the next; a loop for each type keeps
-    its constants in registers.
+    its constants in registers. Memory is asked for what lies `ahead` meanwhile, `stride` bytes for each 32 elements.
     """
     cdef float factors[NIBBLE_TILE_BLOCKS]
     cdef int64_t n_blocks = (n + block_size - 1) // block_size, i
@@ -73,15 +77,15 @@ cdef inline void code_blocks(
         for i in range(n_blocks):
             # Without a scale, all values are 0 or so small that a scale of 1 makes them 0.
             factors[i] = scales[i] if scales[i] > 0 else <float> 1.0
-        code_groups(x, n, block_size, factors, INT4, tree, out)
+        code_groups(x, n, block_size, factors, INT4, tree, out, ahead, stride)
         return
     for i in range(n_blocks):
         # 1e-38 keeps the inverse finite; the codes of a block of zeros are those of 0.
         factors[i] = <float> 1.0 / max(scales[i], <float> 1e-38)
     if quant_type == FP4:
-        code_groups(x, n, block_size, factors, FP4, tree, out)
+        code_groups(x, n, block_size, factors, FP4, tree, out, ahead, stride)
     else:
-        code_groups(x, n, block_size, factors, NF4, tree, out)
+        code_groups(x, n, block_size, factors, NF4, tree, out, ahead, stride)
 
 
 cdef inline void decode_block(const uint8_t* data, int64_t n, float scale, const float* table, float* y) noexcept nogil:

@@ -16,7 +16,6 @@ from quantcore._kernels.blockwise cimport (
     decode_block,
 )
 from quantcore._kernels.floats cimport FLOAT32, load_tile, size_of, store_tile
-from quantcore._kernels.scales cimport prefetch_run
 
 cdef enum:
     MOST_BLOCKS = 4096  # blocks of one super-block
@@ -33,18 +32,19 @@ cdef inline const float* loaded(
 
 
 cdef inline void code_tile(
-    const float* x, int64_t n, int block_size, const float* scales, int quant_type, const float* tree, uint8_t* out
+    const float* x, int64_t n, int block_size, const float* scales, int quant_type, const float* tree, uint8_t* out,
+    const uint8_t* ahead, int64_t stride
 ) noexcept nogil:
     """Code n <= NIBBLE_TILE elements in blocks; a last group that is not whole is filled up with zeros."""
     cdef float padded[NIBBLE_TILE]
     cdef uint8_t coded[NIBBLE_TILE_BYTES]
     cdef int64_t padding = -n & (GROUP - 1)
     if padding == 0:
-        code_blocks(x, n, block_size, scales, quant_type, tree, out)
+        code_blocks(x, n, block_size, scales, quant_type, tree, out, ahead, stride)
         return
     memcpy(padded, x, n * 4)
     memset(padded + n, 0, padding * 4)
-    code_blocks(padded, n + padding, block_size, scales, quant_type, tree, coded)
+    code_blocks(padded, n + padding, block_size, scales, quant_type, tree, coded, ahead, stride)
     memcpy(out, coded, (n + 1) // 2)
 
 
@@ -82,8 +82,10 @@ cdef int64_t nibbles_quantize(
         bad = scales_of_tile(x, count, block_size, quant_type, tile_scales)
         if bad >= 0:
             return start + bad * block_size
-        prefetch_run(values + (start + NIBBLE_TILE) * size_of(dtype), count * size_of(dtype))
-        code_tile(x, count, block_size, tile_scales, quant_type, tree, out + start // 2)
+        code_tile(
+            x, count, block_size, tile_scales, quant_type, tree, out + start // 2,
+            values + (start + NIBBLE_TILE) * size_of(dtype), GROUP * size_of(dtype),
+        )
         start += count
     return -1
 
@@ -129,6 +131,7 @@ cdef int64_t nibbles_quantize_linear(
             code_tile(
                 loaded(values, dtype, start, count, staged), count, block_size,
                 decoded + (start - first) // block_size, quant_type, tree, out + start // 2,
+                values + (start + stop - first) * size_of(dtype), GROUP * size_of(dtype),
             )
         first = stop
         k += 1

@@ -9,7 +9,7 @@ from quantcore._kernels.table cimport ERROR_CHUNK, AffineCoding, GroupLayout
 
 
 cdef enum:
-    PART = 512  # pairs that are added while memory is asked for those a tile ahead
+    PART = 512  # pairs that are added together; while codes are decoded in L1, memory is asked for what is a tile ahead
 
 
 cdef void add_part(
@@ -48,8 +48,6 @@ cdef void pairs_errors(
         clear_lanes(&lanes)
         while start < stop:
             count = min(<int64_t> PART, stop - start)
-            prefetch_run(x + (start + TILE) * x_size, count * x_size)
-            prefetch_run(y + (start + TILE) * y_size, count * y_size)
             add_part(x + start * x_size, x_dtype, y + start * y_size, y_dtype, count, threshold, &lanes)
             start += count
         fold_lanes(&lanes, sums)
