@@ -20,6 +20,7 @@ Slab = TypeVar("Slab")
 Result = TypeVar("Result")
 Bytes = NDArray[np.uint8]
 
+_MOST_THREADS = 64  # each has its buffers; memory and disk have no more to give before so many are busy
 _N_WAITING = 2  # results that may wait to be taken while the others go on
 
 
@@ -49,13 +50,14 @@ def stream(
     buffer_bytes : (int, int)
         Sizes of the buffers for `read` and for `compute`.
     n_threads : int or None
-        How many slabs are computed at the same time; None: `get_num_threads()`. One more may be read meanwhile.
+        How many slabs are computed at the same time, 64 at most; None: `get_num_threads()`. One more may be read
+        meanwhile.
     progress : (int) -> None
         Gets the number of bytes that were read for each slab, once it is taken.
     in_order : bool, default False
         Read and compute in order as well, one slab after the other: for what can only be read from front to back.
     """
-    n_computing = n_threads or _parallel.get_num_threads()
+    n_computing = min(n_threads or _parallel.get_num_threads(), _MOST_THREADS)
     computing = Semaphore(n_computing)
     n_workers = 1 if in_order else n_computing + 1
     free = [[np.empty(size, np.uint8) for size in buffer_bytes] for _ in range(n_workers + _N_WAITING)]

@@ -93,15 +93,15 @@ def test_next_slab_is_read_while_one_is_computed_and_one_is_taken():
     )
 
 
-@pytest.mark.parametrize("n_threads", N_THREADS)
+@pytest.mark.parametrize("n_threads", [*N_THREADS, 10**6])
 def test_buffers_are_few_and_used_again(n_threads):
     seen = set()
 
     def compute(slab, data, buffer):
         seen.add((data.ctypes.data, buffer.ctypes.data))
 
-    run(range(100), n_threads=n_threads, compute=compute)
-    assert len(seen) <= n_threads + 1 + streaming._N_WAITING
+    run(range(200), n_threads=n_threads, compute=compute)
+    assert len(seen) <= min(n_threads, 64) + 1 + streaming._N_WAITING
 
 
 @pytest.mark.parametrize("n_threads", N_THREADS)
