@@ -164,20 +164,21 @@ def stream_slabs(
             array.read_into(start, data[i * n_bytes : (i + 1) * n_bytes])
         return data
 
-    def compute(slab: Slab, data: NDArray[np.uint8], _: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def take(slab: Slab, data: NDArray[np.uint8]) -> None:
         values = data.view(dtype).reshape(slab.shape)
         if dtype == np.uint16:
             values = (values.astype(np.uint32) << 16).view(np.float32)
         observe(values.T if array.is_fortran else values)
-        return data
 
     largest = max(slab.size for slab in parts) * dtype.itemsize
     stream(
         parts,
         read=read,
-        compute=compute,
-        write=lambda *_: None,
+        compute=lambda _slab, data, _buffer: data,
+        take=take,
         buffer_bytes=(largest, 0),
+        n_threads=1,
+        in_order=True,  # compressed arrays know no other
         progress=progress,
     )
     return len(parts)

@@ -237,16 +237,24 @@ def _write_shard(
         return data
 
     def compute(slab: _Slab, data: NDArray[np.uint8], buffer: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return slab.job.compute(slab.start, data, buffer, n_threads)
+        return slab.job.compute(slab.start, data, buffer, 1)
 
-    def write(slab: _Slab, data: NDArray[np.uint8]) -> None:
+    def take(slab: _Slab, data: NDArray[np.uint8]) -> None:
         writer.write(slab.job.source.name, slab.job.offset(slab.start), data)
         if slab.stop == slab.job.source.nbytes:
             for name, array in slab.job.rest().items():
                 writer.write(name, 0, np.ascontiguousarray(array))
 
     buffer_bytes = (8 * SLAB_ELEMENTS, 4 * SLAB_ELEMENTS)
-    stream(slabs(), read=read, compute=compute, write=write, buffer_bytes=buffer_bytes, progress=progress)
+    stream(
+        slabs(),
+        read=read,
+        compute=compute,
+        take=take,
+        buffer_bytes=buffer_bytes,
+        n_threads=n_threads,
+        progress=progress,
+    )
 
 
 def _is_chosen(tensor: SafetensorsInfo, patterns: tuple[re.Pattern[str], ...], notices: list[str]) -> bool:

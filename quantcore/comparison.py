@@ -1,7 +1,7 @@
 """Two models side by side: how far each tensor of a quantized model is from that of its reference.
 
-Both files are read slab by slab, one slab ahead of the sums, so that models larger than memory are compared as fast as
-their files are read.
+Both files are read slab by slab, in several threads that decode and sum what they have read, so that models larger than
+memory are compared as fast as their files are read.
 """
 
 import os
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from quantcore import _parallel
 from quantcore.comparison_records import ModelComparison, TensorComparison
-from quantcore.error_sums import ErrorSums
+from quantcore.error_sums import ErrorSums, rows_of_pairs
 from quantcore.errors import InvalidValueError
 from quantcore.model_values import MOST_ITEM_BYTES, SLAB_ELEMENTS, ModelValues, TensorValues
 from quantcore.streaming import stream
@@ -141,21 +141,24 @@ def _summed(
         second = _padded(first)
         return buffer[: second + slab.other.read(slab.start, slab.stop, buffer[second:]).size]
 
-    def compute(slab: _Slab, data: Bytes, buffer: Bytes) -> Bytes:
+    def compute(slab: _Slab, data: Bytes, buffer: Bytes) -> NDArray[np.float64]:
         first = slab.original.packed_bytes(slab.start, slab.stop)
-        x = slab.original.decoded(data[:first], slab.start, buffer[: 4 * SLAB_ELEMENTS], n_threads)
-        y = slab.other.decoded(data[_padded(first) :], slab.start, buffer[4 * SLAB_ELEMENTS :], n_threads)
+        x = slab.original.decoded(data[:first], slab.start, buffer[: 4 * SLAB_ELEMENTS], 1)
+        y = slab.other.decoded(data[_padded(first) :], slab.start, buffer[4 * SLAB_ELEMENTS :], 1)
         name = f"tensor {slab.original.name!r}"
         names = (f"{name} of the reference", f"{name} of the quantized model")
-        sums[slab.original.name].add_floats(x, y, n_threads=n_threads, names=names)
-        return data[:0]
+        return rows_of_pairs(x, y, first=slab.start, n_threads=1, names=names)
+
+    def take(slab: _Slab, rows: NDArray[np.float64]) -> None:
+        sums[slab.original.name].add_rows(rows, slab.stop - slab.start)
 
     stream(
         slabs(),
         read=read,
         compute=compute,
-        write=lambda *_: None,
+        take=take,
         buffer_bytes=(2 * MOST_ITEM_BYTES * SLAB_ELEMENTS + _ALIGNMENT, 8 * SLAB_ELEMENTS),
+        n_threads=n_threads,
         progress=progress,
     )
     return sums

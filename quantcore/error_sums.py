@@ -100,24 +100,19 @@ class ErrorSums:
         x, y = _arrays.floats(original, "original"), _arrays.floats(reconstructed, name)
         if x.shape != y.shape:
             raise InvalidValueError(f"{name}: expected the shape of original {x.shape}, got {y.shape}")
-        self.add_floats(x, y, n_threads=n_threads, names=("original", name))
+        names = ("original", name)
+        rows = rows_of_pairs(x, y, self._threshold, first=self.num_samples, n_threads=n_threads, names=names)
+        self.add_rows(rows, x.size)
 
-    def add_floats(self, x: Floats, y: Floats, *, n_threads: int | None, names: tuple[str, str]) -> None:
-        """Add what has passed the boundary already: as many elements of an original as of its reconstruction."""
-        sums = _rows(x.size)
-        _parallel.run(
-            lambda *turn: _kernels.errors_of_pairs(
-                x.raw, x.element_type, y.raw, y.element_type, self._threshold, sums, *turn
-            ),
-            len(sums),
-            CHUNK_ELEMENTS * max(x.itemsize, y.itemsize),
-            n_threads,
-            unit=1,
-        )
-        bad = np.flatnonzero(~np.isfinite(sums).all(axis=1))
-        if bad.size:
-            _refuse_chunk(dict(zip(names, (x, y), strict=True)), int(bad[0]), self.num_samples)
-        self._take(sums, x.size)
+    def add_rows(self, rows: NDArray[np.float64], n: int) -> None:
+        """Add what `rows_of_pairs` gave for n pairs."""
+        rows = np.concatenate([[self._figures()], rows])
+        # In their order, in which slabs come to what the whole comes to.
+        total = np.add.accumulate(rows)[-1].tolist()
+        self.signal, self.reconstructed, self.product, self.noise, self.magnitude = total[:_LARGEST]
+        self.max_error = float(rows[:, _LARGEST].max())
+        self.outliers = int(total[_LARGEST + 1])
+        self.num_samples += n
 
     def add_affine(
         self, original: Any, params: QuantParams, *, n_threads: int | None = None, name: str = "original"
@@ -174,7 +169,7 @@ class ErrorSums:
             affine.refuse_first(x, name)
         if not np.isfinite(sums).all():
             raise InvalidValueError(f"params: a scale of {params.scales.max()} takes codes beyond the range of float32")
-        self._take(sums, x.size)
+        self.add_rows(sums, x.size)
 
     def merge(self, other: "ErrorSums") -> None:
         """Add the sums of another record behind these, such as those of a model's next tensor.
@@ -190,7 +185,7 @@ class ErrorSums:
             raise InvalidValueError(
                 f"other: expected the outlier_threshold {self.outlier_threshold}, got {other.outlier_threshold}"
             )
-        self._take(np.array([other._figures()]), other.num_samples)
+        self.add_rows(np.array([other._figures()]), other.num_samples)
 
     def stats(self) -> QuantErrorStats:
         """The statistics of all pairs that were added.
@@ -229,14 +224,26 @@ class ErrorSums:
         sums = (self.signal, self.reconstructed, self.product, self.noise, self.magnitude)
         return (*sums, self.max_error, self.outliers)
 
-    def _take(self, rows: NDArray[np.float64], n: int) -> None:
-        """Add rows of the kernels' sums in their order, in which slabs come to what the whole comes to."""
-        rows = np.concatenate([[self._figures()], rows])
-        total = np.add.accumulate(rows)[-1].tolist()
-        self.signal, self.reconstructed, self.product, self.noise, self.magnitude = total[:_LARGEST]
-        self.max_error = float(rows[:, _LARGEST].max())
-        self.outliers = int(total[_LARGEST + 1])
-        self.num_samples += n
+
+def rows_of_pairs(
+    x: Floats, y: Floats, threshold: float = math.inf, *, first: int, n_threads: int | None, names: tuple[str, str]
+) -> NDArray[np.float64]:
+    """The kernels' sums over pairs that have passed the boundary already, a row for each `CHUNK_ELEMENTS` of them.
+
+    Messages count from the flat index `first` on and call x and y by their `names`.
+    """
+    rows = _rows(x.size)
+    _parallel.run(
+        lambda *turn: _kernels.errors_of_pairs(x.raw, x.element_type, y.raw, y.element_type, threshold, rows, *turn),
+        len(rows),
+        CHUNK_ELEMENTS * max(x.itemsize, y.itemsize),
+        n_threads,
+        unit=1,
+    )
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if bad.size:
+        _refuse_chunk(dict(zip(names, (x, y), strict=True)), int(bad[0]), first)
+    return rows
 
 
 def _rows(n: int) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from quantcore import _arrays, _parallel, affine
 from quantcore._arrays import Floats
 from quantcore.bitsandbytes_jobs import ELEMENT_TYPES
 from quantcore.costs import DEFAULT_TYPES, TypeCost
-from quantcore.error_sums import ErrorSums
+from quantcore.error_sums import ErrorSums, rows_of_pairs
 from quantcore.errors import InvalidValueError
 from quantcore.formats import dequantize_blocks, quantize_blocks, supported_format
 from quantcore.ggml_types import GGML_TYPES, GGMLType, GGUFQuantType
@@ -31,6 +31,7 @@ __all__ = ["ModelSuggestion", "suggest_model_types"]
 _SLAB_ELEMENTS = 1 << 18
 _ITEM_BYTES = 8
 Bytes = NDArray[np.uint8]
+Rows = dict[GGMLType, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -122,19 +123,28 @@ class _Trial:
         self.size = tensor.size
         self.sums = {fmt: ErrorSums() for fmt in candidates if tensor.shape[-1] % fmt.block_size == 0}
 
-    def add(self, values: Floats, packed: Bytes, decoded: Bytes, n_threads: int | None) -> None:
-        affine.refuse_not_finite(values, self.name, n_threads)
+    def rows(self, values: Floats, packed: Bytes, decoded: Bytes) -> Rows:
+        """The error sums of a slab in each type; without those that cannot hold it."""
+        affine.refuse_not_finite(values, self.name, 1)
         floats = decoded[: 4 * values.size]
+        back = Floats(floats, _arrays.FLOAT32, values.shape, floats)
+        rows: Rows = {}
         for fmt in tuple(self.sums):
             blocks = packed[: values.size // fmt.block_size * fmt.bytes_per_block]
             try:
-                quantize_blocks(values, fmt, blocks, n_threads, self.name)
+                quantize_blocks(values, fmt, blocks, 1, self.name)
             except InvalidValueError:  # a value is too large for it
-                del self.sums[fmt]
                 continue
-            dequantize_blocks(blocks, fmt, floats, _arrays.FLOAT32, n_threads)
-            back = Floats(floats, _arrays.FLOAT32, values.shape, floats)
-            self.sums[fmt].add_floats(values, back, n_threads=n_threads, names=(self.name, self.name))
+            dequantize_blocks(blocks, fmt, floats, _arrays.FLOAT32, 1)
+            rows[fmt] = rows_of_pairs(values, back, first=values.first, n_threads=1, names=(self.name, self.name))
+        return rows
+
+    def add(self, rows: Rows, size: int) -> None:
+        for fmt in tuple(self.sums):
+            if fmt in rows:
+                self.sums[fmt].add_rows(rows[fmt], size)
+            else:
+                del self.sums[fmt]
 
     def costs(self) -> dict[str, TypeCost]:
         if not self.sums:
@@ -181,19 +191,19 @@ def _costs(
         slab.tensor.read_into(slab.start * itemsize, data)
         return data
 
-    def compute(slab: _Slab, data: Bytes, buffer: Bytes) -> Bytes:
+    def compute(slab: _Slab, data: Bytes, buffer: Bytes) -> Rows:
         shape = (slab.stop - slab.start,)
         values = Floats(data, ELEMENT_TYPES[slab.tensor.type.name], shape, data, slab.start)
         packed, decoded = buffer[: 4 * _SLAB_ELEMENTS], buffer[4 * _SLAB_ELEMENTS :]
-        trials[slab.tensor.name].add(values, packed, decoded, n_threads)
-        return data[:0]
+        return trials[slab.tensor.name].rows(values, packed, decoded)
 
     stream(
         slabs(),
         read=read,
         compute=compute,
-        write=lambda *_: None,
+        take=lambda slab, rows: trials[slab.tensor.name].add(rows, slab.stop - slab.start),
         buffer_bytes=(_ITEM_BYTES * _SLAB_ELEMENTS, 8 * _SLAB_ELEMENTS),
+        n_threads=n_threads,
         progress=advance,
     )
     return {name: trial.costs() for name, trial in trials.items()}

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import quantcore
+from quantcore import _files
 from quantcore._files import InputFile, OutputFile, check_output, label
 from quantcore.errors import FileFormatError, OutputFileError
 
@@ -262,11 +263,25 @@ def test_output_that_appears_meanwhile_is_replaced_by_force(tmp_path):
 
 
 def test_write_goes_on_after_a_short_one(tmp_path, monkeypatch):
-    real_write = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: real_write(descriptor, data[:1000]))
+    real_write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, offset: real_write(descriptor, data[:1000], offset))
     write(tmp_path / "out.gguf")
     monkeypatch.undo()
     assert (tmp_path / "out.gguf").read_bytes() == NEW
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="Linux")
+def test_long_runs_are_sent_to_the_disk_while_more_is_written(tmp_path, monkeypatch):
+    sent = []
+    monkeypatch.setattr(_files, "_RUN_BYTES", 1000)
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, offset, size, __: sent.append((offset, size)))
+    with OutputFile(tmp_path / "out.gguf") as file:
+        for size in (600, 600, 999, 1):
+            file.write(bytes(size))
+        file.write_at(5000, bytes(900))
+        file.write_at(9000, bytes(900))  # a run of its own
+        file.write_at(9900, bytes(100))
+    assert sent == [(0, 1200), (1200, 1000), (9000, 1000)]
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -285,7 +300,7 @@ def test_data_are_on_the_disk_before_the_name_is_given_and_the_name_before_the_e
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()], ids=repr)
-@pytest.mark.parametrize("call", ["fsync", "write", "replace"])
+@pytest.mark.parametrize("call", ["fsync", "pwrite", "replace"])
 def test_call_that_fails_leaves_the_old_output(call, error, old, monkeypatch):
     def fail(*_: object) -> None:
         raise error

@@ -1,4 +1,4 @@
-"""A whole model through the kernels into a GGUF file, in slabs of whole blocks of a tensor, about 8 MiB of float32."""
+"""A whole model through the kernels into a GGUF file, in slabs of whole blocks of a tensor, 2 MiB of float32."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from quantcore.gguf.sources import SourceTensor
 from quantcore.gguf.writer import GGUFWriter
 from quantcore.streaming import stream
 
-SLAB_ELEMENTS = 1 << 21
+SLAB_ELEMENTS = 1 << 19
 _ELEMENT_TYPES = {
     "F32": _arrays.FLOAT32,
     "F16": _arrays.FLOAT16,
@@ -78,7 +78,7 @@ def write_model(
     with OutputFile(path, force=force, inputs=inputs) as file:
         writer = GGUFWriter(file, kvs, ((p.source.name, p.source.shape, p.target) for p in plan))
 
-        def write(slab: _Slab, data: NDArray[np.uint8]) -> None:
+        def take(slab: _Slab, data: NDArray[np.uint8]) -> None:
             writer.write(data)
             if slab.stop == slab.tensor.source.size:
                 writer.end_tensor()
@@ -86,9 +86,10 @@ def write_model(
         stream(
             _slabs(plan),
             read=_read,
-            compute=lambda slab, data, buffer: _computed(slab, data, buffer, n_threads),
-            write=write,
-            buffer_bytes=(8 * SLAB_ELEMENTS, 4 * SLAB_ELEMENTS),
+            compute=_computed,
+            take=take,
+            buffer_bytes=(8 * SLAB_ELEMENTS, 8 * SLAB_ELEMENTS),
+            n_threads=n_threads,
             progress=progress,
         )
 
@@ -106,9 +107,7 @@ def _read(slab: _Slab, buffer: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return data
 
 
-def _computed(
-    slab: _Slab, data: NDArray[np.uint8], buffer: NDArray[np.uint8], n_threads: int | None
-) -> NDArray[np.uint8]:
+def _computed(slab: _Slab, data: NDArray[np.uint8], buffer: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The slab's bytes in the target type. Kept tensors go through their kernel too, which finds NaN and inf."""
     source, target = slab.tensor.source, slab.tensor.target
     name = f"tensor {source.name!r}"
@@ -116,21 +115,23 @@ def _computed(
     if source.type.name in _ELEMENT_TYPES and target.id in _WITH_KERNELS:
         shape = (slab.stop - slab.start,)
         floats = _arrays.Floats(data, _ELEMENT_TYPES[source.type.name], shape, data, slab.start)
-        quantize_blocks(floats, target, after, n_threads, name)
+        quantize_blocks(floats, target, after, 1, name)
         return after
     if source.type == target and source.type.id not in _WITH_KERNELS:
         if source.type.name == "F64":
             _check_finite(data.view(np.float64), name, slab.start)
         return data
-    decoded = np.empty(slab.stop - slab.start, np.float32)
-    bad = dequantize_blocks(data, source.type, _arrays.bytes_of(decoded), _arrays.FLOAT32, n_threads)
+    decoded = buffer[4 * SLAB_ELEMENTS :][: 4 * (slab.stop - slab.start)]
+    bad = dequantize_blocks(data, source.type, decoded, _arrays.FLOAT32, 1)
     if bad >= 0:
         block = slab.start // source.type.block_size + bad
         raise InvalidValueError(f"{name}: block {block} of {source.type.name} has a scale that is inf or NaN")
     if source.type == target:
         return data
-    floats = _arrays.Floats(_arrays.bytes_of(decoded), _arrays.FLOAT32, decoded.shape, decoded, slab.start)
-    quantize_blocks(floats, target, after, n_threads, name)
+    if target.name == "F32":
+        return decoded
+    floats = _arrays.Floats(decoded, _arrays.FLOAT32, (slab.stop - slab.start,), decoded, slab.start)
+    quantize_blocks(floats, target, after, 1, name)
     return after
 
 

@@ -1,0 +1,36 @@
+"""Random models as GGUF files, written with gguf-py matrix by matrix, for the benchmarks of whole files."""
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+WIDTH = 4096
+
+
+def write_model(path: Path, type_name: str, n_bytes: float) -> None:
+    """Write about `n_bytes` of square matrices of a type under the header of a llama, as its quantizer wants it."""
+    qtype = gguf.GGMLQuantizationType[type_name]
+    matrix = np.random.default_rng(0).standard_normal((WIDTH, WIDTH), dtype=np.float32)
+    size = gguf.quants.quantize(matrix, qtype).nbytes
+    n_layers = max(1, round(n_bytes / size))
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(256)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(n_layers)
+    writer.add_feed_forward_length(WIDTH)
+    writer.add_head_count(32)
+    writer.add_head_count_kv(32)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(WIDTH // 32)
+    writer.add_vocab_size(32)
+    dtype = np.dtype(np.uint8 if type_name == "BF16" else matrix.dtype)
+    shape = (WIDTH, WIDTH * matrix.itemsize // dtype.itemsize * size // matrix.nbytes)
+    for i in range(n_layers):
+        writer.add_tensor_info(f"blk.{i}.ffn_up.weight", shape, dtype, size, qtype)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for i in range(n_layers):
+        writer.write_tensor_data(gguf.quants.quantize(matrix * np.float32(0.02 * (1 + i / n_layers)), qtype))
+    writer.close()
