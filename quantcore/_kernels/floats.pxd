@@ -98,16 +98,22 @@ cdef inline int64_t bf16_quantize_tile(
     return first_from(x, n, BF16_LIMIT)
 
 
-cdef inline int64_t f32_dequantize_tile(const uint8_t* data, int64_t n, float* y) noexcept nogil:
+cdef inline int64_t f32_dequantize_tile(
+    const uint8_t* data, int64_t n, float* y, const uint8_t* ahead, int64_t stride
+) noexcept nogil:
     memcpy(y, data, n * 4)
     return first_from(y, n, INFINITE)
 
 
-cdef inline int64_t f16_dequantize_tile(const uint8_t* data, int64_t n, float* y) noexcept nogil:
+cdef inline int64_t f16_dequantize_tile(
+    const uint8_t* data, int64_t n, float* y, const uint8_t* ahead, int64_t stride
+) noexcept nogil:
     load_tile(data, FLOAT16, n, y)
     return first_from(y, n, INFINITE)
 
 
-cdef inline int64_t bf16_dequantize_tile(const uint8_t* data, int64_t n, float* y) noexcept nogil:
+cdef inline int64_t bf16_dequantize_tile(
+    const uint8_t* data, int64_t n, float* y, const uint8_t* ahead, int64_t stride
+) noexcept nogil:
     load_tile(data, BFLOAT16, n, y)
     return first_from(y, n, INFINITE)

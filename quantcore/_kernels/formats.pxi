@@ -18,7 +18,7 @@ from quantcore._kernels.q4_0 cimport Q4_0_BLOCK, Q4_0_BYTES, q4_0_dequantize_til
 from quantcore._kernels.q8_0 cimport Q8_0_BLOCK, Q8_0_BYTES, q8_0_dequantize_tile, q8_0_quantize_tile
 
 ctypedef int64_t (*QuantizeTile)(const float*, int64_t, uint8_t*, const uint8_t*, int64_t) noexcept nogil
-ctypedef int64_t (*DequantizeTile)(const uint8_t*, int64_t, float*) noexcept nogil
+ctypedef int64_t (*DequantizeTile)(const uint8_t*, int64_t, float*, const uint8_t*, int64_t) noexcept nogil
 
 
 cdef inline int64_t over_values(
@@ -51,16 +51,16 @@ cdef inline int64_t over_blocks(
     cdef float staged[TILE]
     cdef float* y
     cdef int64_t tile = TILE // block_size
-    cdef int64_t itemsize = size_of(dtype)
+    cdef int64_t stride = block_size * size_of(dtype)
     cdef int64_t i = 0, n, bad, first_bad = -1
     while i < n_blocks:
         n = min(tile, n_blocks - i)
         y = <float*> values + i * block_size if dtype == FLOAT32 else staged
-        bad = dequantize_tile(data + i * bytes_per_block, n, y)
+        bad = dequantize_tile(data + i * bytes_per_block, n, y, values + (i + tile) * stride, stride)
         if bad >= 0 and first_bad < 0:
             first_bad = i + bad
         if dtype != FLOAT32:
-            store_tile(staged, n * block_size, dtype, values + i * block_size * itemsize)
+            store_tile(staged, n * block_size, dtype, values + i * stride)
         i += n
     return first_bad
 

@@ -102,10 +102,13 @@ cdef inline int64_t q4_0_quantize_tile(
     return -1
 
 
-cdef inline int64_t q4_0_dequantize_tile(const uint8_t* data, int64_t n, float* y) noexcept nogil:
+cdef inline int64_t q4_0_dequantize_tile(
+    const uint8_t* data, int64_t n, float* y, const uint8_t* ahead, int64_t stride
+) noexcept nogil:
     """Decode n <= SCALES blocks; the first block whose scale is not finite, else -1 (decoded all the same)."""
     cdef float d[SCALES]
     cdef int64_t i, bad = load_scales(data, n, Q4_0_BYTES, d)
     for i in range(n):
+        prefetch_run(ahead + i * stride, stride)
         quantcore_centred32(data + i * Q4_0_BYTES + 2, d[i], y + i * Q4_0_BLOCK)
     return bad

@@ -67,13 +67,16 @@ cdef inline int64_t q8_0_quantize_tile(
     return -1
 
 
-cdef inline int64_t q8_0_dequantize_tile(const uint8_t* data, int64_t n, float* y) noexcept nogil:
+cdef inline int64_t q8_0_dequantize_tile(
+    const uint8_t* data, int64_t n, float* y, const uint8_t* ahead, int64_t stride
+) noexcept nogil:
     """Decode n <= SCALES blocks; the first block whose scale is not finite, else -1 (decoded all the same)."""
     cdef float d[SCALES]
     cdef int64_t i, bad = load_scales(data, n, Q8_0_BYTES, d)
     cdef int j
     cdef const int8_t* block
     for i in range(n):
+        prefetch_run(ahead + i * stride, stride)
         block = <const int8_t*> (data + i * Q8_0_BYTES)
         for j in range(Q8_0_BLOCK):
             y[i * Q8_0_BLOCK + j] = <float> block[2 + j] * d[i]
