@@ -11,7 +11,8 @@ from quantcore._kernels.affine cimport (
     quantize_run,
 )
 from quantcore._kernels.bits cimport INFINITE
-from quantcore._kernels.floats cimport TILE
+from quantcore._kernels.floats cimport TILE, size_of
+from quantcore._kernels.scales cimport PART, prefetch_run
 from quantcore._kernels.table cimport GroupLayout
 from quantcore._kernels.walks cimport keep, loaded, place, walk_columns, walk_groups
 
@@ -72,10 +73,17 @@ cdef bint piece_dequantize(const void* job, int64_t at, int64_t n, int64_t i, in
     cdef float staged[TILE]
     cdef const DequantizeJob* p = <const DequantizeJob*> job
     cdef float* y = place(p.values, p.dtype, at, staged)
-    if p.in_columns:
-        dequantize_row(p.codes + at, n, p.is_signed, p.scales + i, p.zero_points + i, y)
-    else:
-        dequantize_run(p.codes + at, n, p.is_signed, p.scales[i], p.zero_points[i], y)
+    cdef int64_t done = 0, part, itemsize = size_of(p.dtype)
+    while done < n:
+        part = min(<int64_t> PART, n - done)
+        prefetch_run(p.values + (at + done + TILE) * itemsize, part * itemsize)
+        if p.in_columns:
+            dequantize_row(
+                p.codes + at + done, part, p.is_signed, p.scales + i + done, p.zero_points + i + done, y + done
+            )
+        else:
+            dequantize_run(p.codes + at + done, part, p.is_signed, p.scales[i], p.zero_points[i], y + done)
+        done += part
     keep(y, n, p.values, p.dtype, at)
     return True
 

@@ -88,8 +88,11 @@ cdef inline void code_blocks(
         code_groups(x, n, block_size, factors, NF4, tree, out, ahead, stride)
 
 
-cdef inline void decode_block(const uint8_t* data, int64_t n, float scale, const float* table, float* y) noexcept nogil:
-    """Decode n elements (a multiple of 32) of one block."""
+cdef inline void decode_block(
+    const uint8_t* data, int64_t n, float scale, const float* table, float* y, const uint8_t* ahead, int64_t stride
+) noexcept nogil:
+    """Decode n elements (a multiple of 32) of one block; `ahead` as for code_blocks."""
     cdef int64_t j
     for j in range(n // GROUP):
+        prefetch_run(ahead + stride * j, stride)
         quantcore_lookup32(data + GROUP_BYTES * j, scale, table, y + GROUP * j)

@@ -145,19 +145,21 @@ cdef void nibbles_dequantize(
     cdef float padded[GROUP]
     cdef uint8_t coded[GROUP_BYTES]
     cdef float* y
-    cdef int64_t start, count, whole, i
+    cdef const uint8_t* ahead
+    cdef int64_t start, count, whole, i, stride = GROUP * size_of(dtype)
     cdef float scale
     for i in range((n + block_size - 1) // block_size):
         start = i * block_size
         count = min(<int64_t> block_size, n - start)
         scale = scales[i]
         y = <float*> values + start if dtype == FLOAT32 else staged
+        ahead = values + (start + NIBBLE_TILE) * size_of(dtype)
         whole = count // GROUP * GROUP
-        decode_block(data + start // 2, whole, scale, table, y)
+        decode_block(data + start // 2, whole, scale, table, y, ahead, stride)
         if whole < count:
             memset(coded, 0, sizeof(coded))
             memcpy(coded, data + (start + whole) // 2, (count - whole + 1) // 2)
-            decode_block(coded, GROUP, scale, table, padded)
+            decode_block(coded, GROUP, scale, table, padded, ahead, stride)
             memcpy(y + whole, padded, (count - whole) * 4)
         if dtype != FLOAT32:
             store_tile(staged, count, dtype, values + start * size_of(dtype))

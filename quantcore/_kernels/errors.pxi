@@ -4,12 +4,8 @@
 from quantcore._kernels.errors cimport N_SUMS, ErrorLanes, add_pairs, clear_lanes, fold_lanes
 from quantcore._kernels.fake_quant cimport fake_quantize_row, fake_quantize_run
 from quantcore._kernels.floats cimport FLOAT32, FLOAT64, TILE, first_from, load_tile, size_of, widen_tile
-from quantcore._kernels.scales cimport prefetch_run
+from quantcore._kernels.scales cimport PART, prefetch_run
 from quantcore._kernels.table cimport ERROR_CHUNK, AffineCoding, GroupLayout
-
-
-cdef enum:
-    PART = 512  # pairs that are added together; while codes are decoded in L1, memory is asked for what is a tile ahead
 
 
 cdef void add_part(

@@ -5,6 +5,7 @@ from quantcore._kernels.bits cimport MAGNITUDE, bits_of
 from quantcore._kernels.floats cimport quantcore_narrow_floats, quantcore_widen_halves
 
 cdef enum:
+    PART = 256  # elements that are worked on in L1 while memory is asked for as many a tile ahead
     SCALES = 64  # most blocks a tile: 64 blocks of 32 floats (8 KiB) and their scales stay in L1
 
 
