@@ -179,8 +179,8 @@ def run(
 ) -> NDArray[np.float64]:
     """Fake-quantize, or compute a gradient, into `result`.
 
-    Returns, for LSQ alone, two sums for each scale: of its terms, and of the gradient where codes are out of range. They are
-    float64, over groups or columns of fixed chunks, so that they do not depend on the number of threads.
+    Returns, for LSQ alone, two sums for each scale: of its terms, and of the gradient where codes are out of range.
+    They are float64, over groups or columns of fixed chunks, so that they do not depend on the number of threads.
     """
     sharing = params.sharing(source.shape, name)
     parameters = params.coding_rows

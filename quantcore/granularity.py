@@ -25,8 +25,8 @@ __all__ = [
 _INT8, _UINT8 = np.dtype(np.int8), np.dtype(np.uint8)
 _ZERO = np.float32(0)
 _SMALLEST_NORMAL = np.finfo(np.float32).tiny
-_LEAST_SCALE = np.finfo(np.float32).smallest_subnormal
-_F32_MAX = np.finfo(np.float32).max
+_LEAST_SCALE = float(np.finfo(np.float32).smallest_subnormal)
+_F32_MAX = float(np.finfo(np.float32).max)
 
 
 class QuantMode(Enum):
@@ -322,13 +322,14 @@ def params_within(
 ) -> QuantParams:
     """As `params_from_extremes`, with the smallest and the largest code."""
     quant_min, quant_max = limits
-    low, high = np.minimum(lowest, _ZERO), np.maximum(highest, _ZERO)
+    low: NDArray[np.float32] = np.minimum(lowest, _ZERO)
+    high: NDArray[np.float32] = np.maximum(highest, _ZERO)
+    steps = np.float32(quant_max - quant_min)
     if mode is QuantMode.SYMMETRIC:
-        scales = np.maximum(-low, high) / np.float32((quant_max - quant_min) / 2)
+        scales: NDArray[np.float32] = np.divide(np.maximum(-low, high), steps / np.float32(2))
     else:
-        steps = quant_max - quant_min
         with np.errstate(over="ignore"):
-            scales = (high - low) / np.float32(steps)
+            scales = np.divide(high - low, steps)
         if np.maximum.reduce(scales) > _F32_MAX:
             spread = high.astype(np.float64) - low
             scales = np.where(scales > _F32_MAX, (spread / steps).astype(np.float32), scales)

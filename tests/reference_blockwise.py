@@ -75,8 +75,9 @@ def quantize(values: np.ndarray, block_size: int, quant_type: str) -> tuple[np.n
 
 
 def dequantize(data: np.ndarray, block_scales: np.ndarray, n: int, block_size: int, quant_type: str) -> np.ndarray:
-    """n float32 values."""
-    return TABLES[quant_type][unpack(data, n)] * block_scales.repeat(block_size)[:n]
+    """n float32 values; inf where a scale was rounded up past the largest of them."""
+    with np.errstate(over="ignore"):
+        return TABLES[quant_type][unpack(data, n)] * block_scales.repeat(block_size)[:n]
 
 
 def linear_scales(block_scales: np.ndarray, super_block_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -49,9 +49,9 @@ cdef inline void code_groups(
     const float* x, int64_t n, int block_size, const float* factors, const int quant_type, const float* tree,
     uint8_t* out, const uint8_t* ahead, int64_t stride
 ) noexcept nogil:
-    cdef int64_t i, j
+    cdef int64_t i, _group
     for i in range((n + block_size - 1) // block_size):
-        for j in range(min(<int64_t> block_size, n - i * block_size) // GROUP):
+        for _group in range(min(<int64_t> block_size, n - i * block_size) // GROUP):
             if quant_type == INT4:
                 int4_code32(x, factors[i], out)
             else:
