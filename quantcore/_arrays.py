@@ -7,8 +7,9 @@ raw bytes and an element type, so that bfloat16 needs no NumPy dtype and float16
 import math
 import operator
 import sys
+from dataclasses import dataclass
 from numbers import Real
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,8 @@ _MOST_DIMENSIONS = 64
 _F32_MAX = float(np.finfo(np.float32).max)
 
 
-class Floats(NamedTuple):
+@dataclass(slots=True)
+class Floats:
     """A user's float array at the boundary: `raw` are its bytes in C order, native byte order and aligned.
 
     `origin` is the array that was passed, which `raw` may be a copy of. `first` is the flat index of the first element
@@ -71,7 +73,7 @@ def floats(values: Any, name: str) -> Floats:
     origin = array
     if not (flags.c_contiguous and flags.aligned and array.dtype.isnative):
         array = np.require(array, dtype=array.dtype.newbyteorder("="), requirements=["C", "A"])
-    return Floats(array.reshape(-1).view(_U8), element_type, array.shape, origin)
+    return Floats(bytes_of(array), element_type, array.shape, origin)
 
 
 def _as_float_array(values: Any, name: str) -> tuple[NDArray[Any], int]:
@@ -184,7 +186,7 @@ def _overlaps(out: NDArray[Any], source: NDArray[Any]) -> bool:
 
 def bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:
     """The raw bytes of a C-contiguous array, as one flat view."""
-    return array.reshape(-1).view(_U8)
+    return np.ndarray((array.nbytes,), _U8, array)
 
 
 def float_dtype(dtype: Any, name: str) -> tuple[np.dtype[Any], int]:
