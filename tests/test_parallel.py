@@ -153,7 +153,7 @@ def test_kernels_release_the_gil():
         lambda: _kernels.quantize_blocks(8, values, 0, data, _kernels.Chunks(1 << 18, 1 << 18), 1),
         lambda: _kernels.dequantize_blocks(8, data, decoded, 0, _kernels.Chunks(1 << 18, 1 << 18), 1),
     ):
-        assert runs_meanwhile(call)
+        assert any(runs_meanwhile(call) for _ in range(20))  # a busy machine may not wake the thread in time
     assert decoded[-4:].view(np.float32) == pytest.approx(1, rel=1e-3)
 
 
