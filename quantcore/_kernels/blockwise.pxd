@@ -7,6 +7,7 @@ from quantcore._kernels.bits cimport MAGNITUDE, bits_of, float_of
 from quantcore._kernels.scales cimport prefetch_run
 
 cdef extern from "nibbles.h":
+    void quantcore_pair32(const int32_t* codes, uint8_t* data) noexcept nogil
     void quantcore_search32(const float* x, float inverse, const float* tree, int is_fp4, uint8_t* out) noexcept nogil
     void quantcore_lookup32(const uint8_t* data, float scale, const float* table, float* y) noexcept nogil
 
@@ -41,8 +42,7 @@ cdef inline void int4_code32(const float* x, float divisor, uint8_t* out) noexce
         v = x[j] / divisor
         v = float_of(min(bits_of(v) & MAGNITUDE, <uint32_t> 0x40E00000) | (bits_of(v) & ~<uint32_t> MAGNITUDE))
         code[j] = <int32_t> rintf(v) & 15
-    for j in range(GROUP_BYTES):
-        out[j] = <uint8_t> (code[2 * j] << 4 | code[2 * j + 1])
+    quantcore_pair32(code, out)
 
 
 cdef inline void code_groups(

@@ -4,7 +4,7 @@
  * 16 to 31, so the code is the leaf less 16 after four steps of "twice the node, and one more if x is greater". A register
  * holds the tree (AVX-512) or half of it (AVX2), and one permutation looks up all lanes' nodes. Decoding is a look-up in a
  * table of 16 floats. Every path computes the same comparisons and products, so the bytes are the same.
- * search32 and lookup32 have two codes to a byte, the first one high; centred32 is GGUF's order (element j low, j + 16 high)
+ * pair32, search32 and lookup32 have two codes to a byte, the first one high; centred32 is GGUF's order (element j low, j + 16 high)
  * and the value code - 8. No pointers overlap. */
 #ifndef QUANTCORE_NIBBLES_H
 #define QUANTCORE_NIBBLES_H
@@ -42,13 +42,20 @@ static inline __m512i quantcore_search16(const float *x, __m512 inverse, __m512 
     return _mm512_permutexvar_epi32(q, codes);
 }
 
+static inline void quantcore_pair16(__m512i code, uint8_t *out) {
+    __m512i pair = _mm512_or_si512(_mm512_slli_epi32(code, 4), _mm512_srli_epi64(code, 32));
+    _mm_storel_epi64((__m128i *)out, _mm512_cvtepi64_epi8(pair));
+}
+
+static inline void quantcore_pair32(const int32_t *codes, uint8_t *out) {
+    quantcore_pair16(_mm512_loadu_si512(codes), out);
+    quantcore_pair16(_mm512_loadu_si512(codes + 16), out + 8);
+}
+
 static inline void quantcore_search32(const float *x, float inverse, const float *tree, int is_fp4, uint8_t *out) {
     __m512 wide_inverse = _mm512_set1_ps(inverse), wide_tree = _mm512_loadu_ps(tree);
-    for (int half = 0; half < 2; half++) {
-        __m512i code = quantcore_search16(x + 16 * half, wide_inverse, wide_tree, is_fp4);
-        __m512i pair = _mm512_or_si512(_mm512_slli_epi32(code, 4), _mm512_srli_epi64(code, 32));
-        _mm_storel_epi64((__m128i *)(out + 8 * half), _mm512_cvtepi64_epi8(pair));
-    }
+    quantcore_pair16(quantcore_search16(x, wide_inverse, wide_tree, is_fp4), out);
+    quantcore_pair16(quantcore_search16(x + 16, wide_inverse, wide_tree, is_fp4), out + 8);
 }
 
 static inline void quantcore_lookup32(const uint8_t *data, float scale, const float *table, float *y) {
@@ -88,11 +95,10 @@ static inline __m256i quantcore_search8(const float *x, __m256 inverse, __m256 u
     return _mm256_and_si256(_mm256_shuffle_epi8(codes, q), _mm256_set1_epi32(15));
 }
 
-static inline void quantcore_search32(const float *x, float inverse, const float *tree, int is_fp4, uint8_t *out) {
-    __m256 wide_inverse = _mm256_set1_ps(inverse), upper = _mm256_loadu_ps(tree), lowest = _mm256_loadu_ps(tree + 8);
+static inline void quantcore_pair32(const int32_t *codes, uint8_t *out) {
     __m256i bytes = _mm256_setzero_si256();
     for (int part = 0; part < 4; part++) {
-        __m256i code = quantcore_search8(x + 8 * part, wide_inverse, upper, lowest, is_fp4);
+        __m256i code = _mm256_loadu_si256((const __m256i *)(codes + 8 * part));
         __m256i pair = _mm256_or_si256(_mm256_slli_epi32(code, 4), _mm256_srli_epi64(code, 32));
         pair = _mm256_and_si256(pair, _mm256_set1_epi64x(255));
         bytes = _mm256_or_si256(bytes, _mm256_slli_epi64(pair, 8 * part));
@@ -103,6 +109,16 @@ static inline void quantcore_search32(const float *x, float inverse, const float
     bytes = _mm256_shuffle_epi8(bytes, gather);
     _mm_storeu_si128((__m128i *)out,
                      _mm_or_si128(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)));
+}
+
+static inline void quantcore_search32(const float *x, float inverse, const float *tree, int is_fp4, uint8_t *out) {
+    __m256 wide_inverse = _mm256_set1_ps(inverse), upper = _mm256_loadu_ps(tree), lowest = _mm256_loadu_ps(tree + 8);
+    int32_t codes[QUANTCORE_GROUP];
+    for (int part = 0; part < 4; part++) {
+        __m256i code = quantcore_search8(x + 8 * part, wide_inverse, upper, lowest, is_fp4);
+        _mm256_storeu_si256((__m256i *)(codes + 8 * part), code);
+    }
+    quantcore_pair32(codes, out);
 }
 
 static inline __m256 quantcore_lookup8(__m128i codes, __m256 table, __m256 table_high) {
@@ -139,18 +155,22 @@ static inline void quantcore_centred32(const uint8_t *data, float scale, float *
 
 #else
 
+static inline void quantcore_pair32(const int32_t *codes, uint8_t *out) {
+    for (int j = 0; j < QUANTCORE_GROUP / 2; j++) out[j] = (uint8_t)(codes[2 * j] << 4 | codes[2 * j + 1]);
+}
+
 /* Without permutations of floats: the code is the number of midpoints below x, counted; this loop vectorises anywhere. */
 static inline void quantcore_search32(const float *x, float inverse, const float *tree, int is_fp4, uint8_t *out) {
-    int32_t code[QUANTCORE_GROUP];
+    int32_t codes[QUANTCORE_GROUP];
     for (int j = 0; j < QUANTCORE_GROUP; j++) {
         float v = x[j] * inverse;
         int32_t q = 0;
         q += (v > tree[1]) + (v > tree[2]) + (v > tree[3]) + (v > tree[4]) + (v > tree[5]);
         q += (v > tree[6]) + (v > tree[7]) + (v > tree[8]) + (v > tree[9]) + (v > tree[10]);
         q += (v > tree[11]) + (v > tree[12]) + (v > tree[13]) + (v > tree[14]) + (v > tree[15]);
-        code[j] = is_fp4 ? quantcore_fp4_code(q) : q;
+        codes[j] = is_fp4 ? quantcore_fp4_code(q) : q;
     }
-    for (int j = 0; j < QUANTCORE_GROUP / 2; j++) out[j] = (uint8_t)(code[2 * j] << 4 | code[2 * j + 1]);
+    quantcore_pair32(codes, out);
 }
 
 static inline void quantcore_lookup32(const uint8_t *data, float scale, const float *table, float *y) {
