@@ -18,6 +18,8 @@ N_ELEMENTS = 1 << 24
 FEW_ELEMENTS = 1 << 20
 SINGLE_THREADED = ("gguf-py", "numpy")
 
+pytestmark = pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")  # deprecated, and a peer still
+
 
 @cache
 def roofline(n_threads: int) -> float:

@@ -64,8 +64,11 @@ def _call(operator: str, source: np.ndarray, params: QuantParams, out: np.ndarra
 
 
 def quantize_4bit(values: np.ndarray, block_size: int, quant_type: str = "int4") -> Call:
-    """How the weights of a MatMulNBits (int4) or a MatMulBnb4 (nf4, fp4) are made; a column of the matrix has whole
-    blocks. The number of threads cannot be given."""
+    """How the weights of a MatMulNBits (int4) or a MatMulBnb4 (nf4, fp4) are made. Its threads cannot be chosen.
+
+    The values are taken for a matrix of 4096 rows. A block of int4 is a part of a column, as in the operator's weights;
+    of nf4 and fp4, a part of the flattened matrix.
+    """
     from onnxruntime.capi import _pybind_state
 
     matrix = values.reshape(ROW, -1)
