@@ -8,7 +8,7 @@ import numpy as np
 
 import quantcore
 from bench.ggml_peer import ROW
-from bench.works import Call, Work
+from bench.work import Call, Work
 from quantcore import ErrorSums, QuantMode, QuantParams
 
 
@@ -19,11 +19,12 @@ def analysis_works(n_elements: int) -> Iterator[Work]:
     for dtype in (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16)):
         original = values.astype(dtype)
         yield Work(
-            f"error statistics {dtype.name}, float32",
+            "error statistics",
             n_elements,
             original.nbytes + restored.nbytes,
             lambda n, x=original: lambda: ErrorSums().add(x, restored, n_threads=n),
             _pair_peers(values, restored) if dtype == np.float32 else {},
+            dtype.name,
         )
     yield Work(
         "error statistics with a threshold",
@@ -49,7 +50,7 @@ def analysis_works(n_elements: int) -> Iterator[Work]:
 def _pair_peers(x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[int], Call]]:
     peers: dict[str, Callable[[int], Call]] = {"numpy": lambda _: lambda: _numpy_figures(x, y)}
     if find_spec("torch") is not None:
-        peers["torch"] = lambda n: lambda: _torch_figures(x, y, n)
+        peers["torch"] = lambda n: _torch_figures(x, y, n)
     return peers
 
 
@@ -60,7 +61,7 @@ def _affine_peers(x: np.ndarray, params: QuantParams) -> dict[str, Callable[[int
 
     peers: dict[str, Callable[[int], Call]] = {"ours, then numpy": lambda _: numpy_call}
     if find_spec("torch") is not None:
-        peers["torch"] = lambda n: lambda: _torch_figures(x, params, n)
+        peers["torch"] = lambda n: _torch_figures(x, params, n)
     return peers
 
 
@@ -70,15 +71,18 @@ def _numpy_figures(x: np.ndarray, y: np.ndarray) -> tuple[object, ...]:
     return x @ x, y @ y, x @ y, error @ error, error.sum(), error.max()
 
 
-def _torch_figures(values: np.ndarray, restored: np.ndarray | QuantParams, n_threads: int) -> tuple[object, ...]:
+def _torch_figures(values: np.ndarray, restored: np.ndarray | QuantParams, n_threads: int) -> Call:
     import torch
 
     torch.set_num_threads(n_threads)
     x = torch.from_numpy(values).view(-1)
-    if isinstance(restored, QuantParams):
-        scale, zero_point = float(restored.scales[0]), int(restored.zero_points[0])
-        y = torch.fake_quantize_per_tensor_affine(x, scale, zero_point, restored.quant_min, restored.quant_max)
-    else:
+
+    def figures_beside(y: torch.Tensor) -> tuple[object, ...]:
+        error = (x - y).abs()
+        return x.dot(x), y.dot(y), x.dot(y), error.dot(error), error.sum(), error.max()
+
+    if not isinstance(restored, QuantParams):
         y = torch.from_numpy(restored).view(-1)
-    error = (x - y).abs()
-    return x.dot(x), y.dot(y), x.dot(y), error.dot(error), error.sum(), error.max()
+        return lambda: figures_beside(y)
+    affine = float(restored.scales[0]), int(restored.zero_points[0]), restored.quant_min, restored.quant_max
+    return lambda: figures_beside(torch.fake_quantize_per_tensor_affine(x, *affine))

@@ -12,11 +12,13 @@ import pytest
 import quantcore
 from bench.roofline import bandwidth
 from bench.suites import SUITES
-from bench.works import Work
+from bench.work import Work
 
 N_ELEMENTS = 1 << 24
 FEW_ELEMENTS = 1 << 20
 SINGLE_THREADED = ("gguf-py", "numpy")
+
+pytestmark = pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")  # deprecated, and a peer still
 
 
 @cache
@@ -26,7 +28,7 @@ def roofline(n_threads: int) -> float:
 
 @cache
 def full_size(suite: str) -> dict[str, Work]:
-    return {work.name: work for work in SUITES[suite](N_ELEMENTS)}
+    return {work.title: work for work in SUITES[suite](N_ELEMENTS)}
 
 
 def cases() -> Iterator[tuple[str, str, str, int]]:
@@ -35,14 +37,14 @@ def cases() -> Iterator[tuple[str, str, str, int]]:
             for n_threads in (1, 2):
                 for library in ("quantcore", *work.peers):
                     if n_threads == 1 or not library.startswith(SINGLE_THREADED):
-                        yield suite, work.name, library, n_threads
+                        yield suite, work.title, library, n_threads
 
 
-@pytest.mark.parametrize(("suite", "name", "library", "n_threads"), list(cases()))
-def test_speed(benchmark: Callable[..., object], suite: str, name: str, library: str, n_threads: int) -> None:
-    work = full_size(suite)[name]
+@pytest.mark.parametrize(("suite", "title", "library", "n_threads"), list(cases()))
+def test_speed(benchmark: Callable[..., object], suite: str, title: str, library: str, n_threads: int) -> None:
+    work = full_size(suite)[title]
     call = work.ours(n_threads) if library == "quantcore" else work.peers[library](n_threads)
-    benchmark.group = f"{name}, {n_threads} threads"
+    benchmark.group = f"{title}, {n_threads} threads"
     benchmark.pedantic(call, rounds=5, warmup_rounds=1)
     if benchmark.stats is not None:
         median = benchmark.stats.stats.median

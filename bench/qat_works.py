@@ -1,4 +1,4 @@
-"""Fake quantization, its gradients and LSQ as works (see `works.py`), beside torch where it is installed."""
+"""Fake quantization, its gradients and LSQ as works (see `works.py`), beside NumPy, and torch where it is installed."""
 
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -7,7 +7,9 @@ import ml_dtypes
 import numpy as np
 
 import quantcore
-from bench.works import ROW, Call, Work
+from bench import numpy_peer
+from bench.ggml_peer import ROW
+from bench.work import Call, Work
 from quantcore import QuantGranularity, QuantMode, QuantParams
 
 TENSOR = QuantGranularity.per_tensor()
@@ -30,7 +32,7 @@ def qat_works(n_elements: int) -> Iterator[Work]:
             n_elements,
             2 * values.nbytes,
             lambda n, p=params: lambda: quantcore.fake_quantize_with_params(values, p, n_threads=n, out=result),
-            _peer(values, params, None),
+            _peers(values, params, None),
         )
         yield Work(
             f"fake quantize {name}, forward and backward",
@@ -42,7 +44,7 @@ def qat_works(n_elements: int) -> Iterator[Work]:
                     quantcore.fake_quantize_backward(grad, values, p, n_threads=n, out=dx),
                 )
             ),
-            _peer(values, params, grad),
+            _peers(values, params, grad),
         )
         yield Work(
             f"LSQ {name}, forward and backward",
@@ -54,7 +56,7 @@ def qat_works(n_elements: int) -> Iterator[Work]:
                     quantcore.lsq_backward(grad, values, p, n_threads=n, out=dx),
                 )
             ),
-            _peer(values, params, grad, is_learned=True),
+            _peers(values, params, grad, is_learned=True),
         )
     params = every_params["per tensor"]
     yield Work(
@@ -62,29 +64,35 @@ def qat_works(n_elements: int) -> Iterator[Work]:
         n_elements,
         2 * values.nbytes,
         lambda n: lambda: quantcore.fake_quantize_with_params(values, params, n_threads=n),
-        _peer(values, params, None),
+        _peers(values, params, None),
     )
     for dtype in (np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16)):
         converted = values.astype(dtype)
         out = np.zeros_like(converted)
         yield Work(
-            f"fake quantize per tensor, {dtype.name}",
+            "fake quantize per tensor",
             n_elements,
             2 * converted.nbytes,
             lambda n, x=converted, out=out: (
                 lambda: quantcore.fake_quantize_with_params(x, params, n_threads=n, out=out)
             ),
-            _peer(converted, params, None),
+            _peers(converted, params, None),
+            dtype.name,
         )
 
 
-def _peer(
+def _peers(
     values: np.ndarray, params: QuantParams, grad: np.ndarray | None, *, is_learned: bool = False
 ) -> dict[str, Callable[[int], Call]]:
-    """torch, which makes new outputs every time; it has no groups."""
-    if find_spec("torch") is None or params.granularity.group_size is not None:
-        return {}
-    return {"torch": lambda n: _torch_call(values, params, grad, n, is_learned)}
+    """torch and NumPy, which make new outputs every time; they have no groups."""
+    peers: dict[str, Callable[[int], Call]] = {}
+    if params.granularity.group_size is not None:
+        return peers
+    if find_spec("torch") is not None:
+        peers["torch"] = lambda n: _torch_call(values, params, grad, n, is_learned)
+    if grad is None and values.dtype == np.float32:
+        peers["numpy"] = lambda _: numpy_peer.fake_quantize(values, params)
+    return peers
 
 
 def _torch_call(
@@ -92,6 +100,7 @@ def _torch_call(
 ) -> Call:
     import torch
 
+    torch.set_num_threads(n_threads)
     is_bfloat16 = values.dtype == ml_dtypes.bfloat16
     x = torch.from_numpy(values.view(np.uint16)).view(torch.bfloat16) if is_bfloat16 else torch.from_numpy(values)
     x = x.requires_grad_(grad is not None)
@@ -111,7 +120,6 @@ def _torch_call(
     factor = [1.0] if is_learned else []
 
     def forward() -> torch.Tensor:
-        torch.set_num_threads(n_threads)
         return function(x, scales, zero_points, *axis, *limits, *factor)
 
     if grad is None:

@@ -1,7 +1,10 @@
 """The memory roofline: the best bandwidth of plain read, copy and fill, measured in the same process and run."""
 
+import os
+import platform
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 
@@ -42,3 +45,12 @@ def bandwidth(n_threads: int, n_bytes: int = 1 << 28, repeats: int = 5) -> float
         (n_bytes, lambda i: target[parts[i]].fill(1)),
     ]
     return max(size / seconds(lambda work=work: in_threads(work, n_threads), repeats) for size, work in works)
+
+
+def machine() -> str:
+    """The CPU and the roofline, without a date."""
+    names = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    speeds = ", ".join(f"{bandwidth(n) / 1e9:.0f} GB/s with {n} thread{'s' * (n > 1)}" for n in (1, 2))
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} CPUs, {speeds}; {platform.system()}"

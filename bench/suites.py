@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
 from bench.analysis_works import analysis_works
+from bench.blockwise_works import blockwise_works
 from bench.calibration_works import calibration_works
 from bench.qat_works import qat_works
-from bench.works import Work, blockwise_works, works
+from bench.work import Work
+from bench.works import works
 
 SUITES: dict[str, Callable[[int], Iterator[Work]]] = {
     "formats": works,

@@ -6,36 +6,25 @@ medians over the rounds. Shares are of the memory roofline of the same run.
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 from itertools import chain
 from pathlib import Path
-from statistics import median
-from time import perf_counter
 
 import quantcore
-from bench.roofline import bandwidth
+from bench.roofline import bandwidth, machine
 from bench.suites import SUITES
-from bench.works import Work
+from bench.timing import interleaved
+from bench.work import Work
 from quantcore._kernels import SUPPORTED_LEVELS
 
-HEAD = "| work | threads | level | Gelem/s | roofline | ratio to peers |\n|---|---|---|---|---|---|"
+HEAD = "| work | dtype | threads | level | Gelem/s | roofline | ratio to peers |\n|---|---|---|---|---|---|---|"
 
 
 def measured(work: Work, n_threads: int, rounds: int) -> dict[str, float]:
     """Median seconds of each contender, interleaved."""
     contenders = {"quantcore": work.ours} | work.peers
-    calls = {name: make(n_threads) for name, make in contenders.items()}
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    for _ in range(rounds):
-        for name, call in calls.items():
-            start = perf_counter()
-            call()
-            times[name].append(perf_counter() - start)
-    return {name: median(values) for name, values in times.items()}
+    return interleaved({name: make(n_threads) for name, make in contenders.items()}, rounds)
 
 
 def rows(suites: list[str], n_elements: int, threads: list[int], rounds: int) -> list[str]:
@@ -46,22 +35,12 @@ def rows(suites: list[str], n_elements: int, threads: list[int], rounds: int) ->
         for n_threads in threads:
             seconds = measured(work, n_threads, rounds)
             ours = seconds.pop("quantcore")
-            ratios = ", ".join(f"{name} {time / ours:.1f}x" for name, time in seconds.items())
-            lines.append(
-                f"| {work.name} | {n_threads} | {quantcore.isa()} | {work.n_elements / ours / 1e9:.2f} | "
-                f"{work.n_bytes / ours / rooflines[n_threads]:.2f} | {ratios} |"
-            )
+            ratios = "; ".join(f"{name} {time / ours:.1f}x" for name, time in seconds.items())
+            speed, share = work.n_elements / ours / 1e9, work.n_bytes / ours / rooflines[n_threads]
+            cells = work.name, work.dtype, n_threads, quantcore.isa(), f"{speed:.2f}", f"{share:.2f}", ratios
+            lines.append(f"| {' | '.join(map(str, cells))} |")
             print(lines[-1], file=sys.stderr)
     return lines
-
-
-def machine() -> str:
-    """The CPU and the roofline, without a date."""
-    names = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    speeds = ", ".join(f"{bandwidth(n) / 1e9:.0f} GB/s with {n} thread{'s' * (n > 1)}" for n in (1, 2))
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} CPUs, {speeds}; {platform.system()}"
 
 
 def main() -> None:

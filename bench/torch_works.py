@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 import quantcore
-from bench.works import Call, Work
+from bench.work import Call, Work
 from quantcore.torch import fake_quantize, fake_quantize_learned, matmul_4bit
 
 CHANNELS = 1024

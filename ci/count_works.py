@@ -8,8 +8,9 @@ Usage: python -m ci.count_works REQUESTS N_ELEMENTS   (REQUESTS: the library tha
 import ctypes
 import sys
 
-# Only our own calls are counted, and these two take minutes to import under valgrind: to bench/ they are not installed.
-sys.modules["torch"] = sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
+# Only our own calls are counted, and these take minutes to import under valgrind: to bench/ they are not installed.
+for peer in ("torch", "bitsandbytes", "onnx", "onnxruntime"):
+    sys.modules[peer] = None  # type: ignore[assignment]
 
 from bench.suites import SUITES  # noqa: E402
 
@@ -23,7 +24,7 @@ def main() -> None:
             call()
             callgrind.zero()
             call()
-            callgrind.dump(f"{suite}: {work.name}".encode())
+            callgrind.dump(f"{suite}: {work.title}".encode())
 
 
 if __name__ == "__main__":
