@@ -58,14 +58,23 @@ cdef bint piece_quantize(const void* job, int64_t at, int64_t n, int64_t i, int6
     cdef float staged[TILE]
     cdef const QuantizeJob* p = <const QuantizeJob*> job
     cdef const float* x = loaded(p.values, p.dtype, at, n, staged)
-    cdef uint32_t largest
-    if p.in_columns:
-        largest = quantize_row(x, n, p.inverses + i, p.zero_points + i, p.qmin, p.qmax, p.out + at)
-    else:
-        largest = quantize_run(
-            x, n, p.inverses[i], p.zero_points[i], <float> (p.qmin - p.zero_points[i]),
-            <float> (p.qmax - p.zero_points[i]), p.out + at,
-        )
+    cdef uint32_t largest = 0, found
+    cdef int64_t done = 0, part, itemsize = size_of(p.dtype)
+    while done < n:
+        part = min(<int64_t> PART, n - done)
+        prefetch_run(p.values + (at + done + TILE) * itemsize, part * itemsize)
+        prefetch_run(p.out + at + done + TILE, part)
+        if p.in_columns:
+            found = quantize_row(
+                x + done, part, p.inverses + i + done, p.zero_points + i + done, p.qmin, p.qmax, p.out + at + done
+            )
+        else:
+            found = quantize_run(
+                x + done, part, p.inverses[i], p.zero_points[i], <float> (p.qmin - p.zero_points[i]),
+                <float> (p.qmax - p.zero_points[i]), p.out + at + done,
+            )
+        largest = max(largest, found)
+        done += part
     return largest < <uint32_t> INFINITE
 
 
