@@ -222,7 +222,7 @@ def read_only(array: Any, name: str, size: int, dtype: type) -> NDArray[Any]:
         raise InvalidTypeError(f"{name}: expected dtype {np.dtype(dtype)}, got {array.dtype}")
     if array.size != size:
         raise InvalidValueError(f"{name}: expected {size} elements for this shape and block size, got {array.size}")
-    if dtype is np.float32 and size and not (np.min(array) >= 0 and np.max(array) < np.inf):
+    if dtype is np.float32 and size and not (np.minimum.reduce(array, None) >= 0 and np.maximum.reduce(array, None) < np.inf):
         bad = int(np.flatnonzero(~(np.isfinite(array) & (array >= 0)))[0])
         raise InvalidValueError(f"{name}: must be finite and >= 0, got {array.reshape(-1)[bad]} at index {bad}")
     return _arrays.frozen(array).reshape(-1)

@@ -11,7 +11,7 @@ cdef extern from "narrow.h":
 
 cdef enum:
     STAGE = 64  # codes that are narrowed to bytes together
-    LANES = 16  # magnitudes whose maxima are folded at the end of a run: at each step, that would take longer than the rest
+    LANES = 16  # maxima that are folded at the end of a run: at each step, that would take longer than the rest
 
 
 cdef inline int32_t key_of(float x) noexcept nogil:

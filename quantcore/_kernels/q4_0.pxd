@@ -88,9 +88,9 @@ cdef inline int64_t q4_0_quantize_tile(
         block = out + i * Q4_0_BYTES
         id = inverse[i]
         prefetch_run(ahead + i * stride, stride)
-        # v is from 0.4999 to 16.5, and only the code 16 needs the clamp. As an unsigned minimum of the bits it also maps
-        # NaN and negative values to 15, so that the cast is defined even if another thread writes to x. In one loop with
-        # the cast, gcc makes choices between casts of constants of it, four times as many instructions.
+        # v is from 0.4999 to 16.5, and only the code 16 needs the clamp. As an unsigned minimum of the bits it also
+        # maps NaN and negative values to 15, so that the cast is defined even if another thread writes to x. In one
+        # loop with the cast, gcc makes choices between casts of constants of it, four times as many instructions.
         for j in range(Q4_0_BLOCK):
             clamped[j] = min(bits_of(xb[j] * id + <float> 8.5), <uint32_t> 0x41700000)
         for j in range(Q4_0_BLOCK):
