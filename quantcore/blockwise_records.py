@@ -222,7 +222,12 @@ def read_only(array: Any, name: str, size: int, dtype: type) -> NDArray[Any]:
         raise InvalidTypeError(f"{name}: expected dtype {np.dtype(dtype)}, got {array.dtype}")
     if array.size != size:
         raise InvalidValueError(f"{name}: expected {size} elements for this shape and block size, got {array.size}")
-    if dtype is np.float32 and size and not (np.minimum.reduce(array, None) >= 0 and np.maximum.reduce(array, None) < np.inf):
+    if dtype is np.float32 and size and not _is_between(array, 0, np.inf):
         bad = int(np.flatnonzero(~(np.isfinite(array) & (array >= 0)))[0])
         raise InvalidValueError(f"{name}: must be finite and >= 0, got {array.reshape(-1)[bad]} at index {bad}")
     return _arrays.frozen(array).reshape(-1)
+
+
+def _is_between(array: NDArray[Any], low: float, high: float) -> bool:
+    """Whether all are at least `low` and less than `high`, which NaN is not."""
+    return bool(np.minimum.reduce(array, None) >= low and np.maximum.reduce(array, None) < high)

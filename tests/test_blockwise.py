@@ -314,11 +314,11 @@ def mse(values: np.ndarray, restored: np.ndarray) -> float:
     return float(np.square(values.astype(np.float64) - restored).mean())
 
 
-@pytest.mark.parametrize(("quant_type", "expected"), [("nf4", 20.73), ("int4", 19.35), ("fp4", 18.28)])
+@pytest.mark.parametrize(("quant_type", "expected"), [("nf4", 20.728), ("int4", 19.364), ("fp4", 18.279)])
 def test_sqnr_on_gaussian_values(quant_type, expected, rng):
     values = rng.standard_normal(1 << 20, dtype=F32)
     single = dequantize_4bit(quantize_4bit(values, quant_type=quant_type))
-    assert sqnr(values, single) == pytest.approx(expected, abs=0.03)
+    assert sqnr(values, single) == pytest.approx(expected, abs=0.06)  # six deviations
     for scale_code in SCALE_CODES:
         double = dequantize_4bit_double(quantize_4bit_double(values, quant_type=quant_type, scale_code=scale_code))
         rmse_ratio = np.sqrt(mse(values, double) / mse(values, single))
