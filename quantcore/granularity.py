@@ -409,7 +409,7 @@ def integer_of_either_sign(value: Any, name: str) -> int:
 
 
 def _refuse_outside(name: str, values: NDArray[Any], below: int, high: float, wanted: str) -> None:
-    """`below` is the largest value refused: as a least one allowed, a subnormal float lets 0 pass if the CPU flushes."""
+    """`below` is the largest value refused; a subnormal float as the least one allowed would let 0 pass if flushed."""
     if np.minimum.reduce(values) > below and np.maximum.reduce(values) <= high:
         return
     bad = np.flatnonzero(~((values > below) & (values <= high)))[0]
