@@ -225,10 +225,12 @@ def _partial_name(name: str) -> str:
 def _start_writeback(descriptor: int, start: int, stop: int) -> None:
     """Send what was written on its way to the disk, without waiting, so that little is left for `fsync` to wait for.
 
-    That is what Linux does when it hears that bytes are not needed; it drops none that are not on the disk yet.
+    That is what Linux does when it hears that bytes are not needed; it drops none that are not on the disk yet. It may
+    have been built without the call, and a file system may refuse it: nothing is lost then.
     """
     if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(descriptor, start, stop - start, os.POSIX_FADV_DONTNEED)
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(descriptor, start, stop - start, os.POSIX_FADV_DONTNEED)
 
 
 def _lock(descriptor: int) -> bool:

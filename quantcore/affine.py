@@ -189,6 +189,7 @@ def coding_rows(
     rows[0], rows[2] = scales, zero_points
     np.subtract(limits[0], zero_points, out=rows[3], casting="unsafe")
     np.subtract(limits[1], zero_points, out=rows[4], casting="unsafe")
+    _arrays.given_away(rows)
     return rows
 
 

@@ -18,7 +18,7 @@ from quantcore.formats import quantize_blocks, supported_format
 from quantcore.safetensors import SafetensorsInfo
 from quantcore.safetensors_writer import TensorSpec
 
-SLAB_ELEMENTS = 1 << 19  # a multiple of every block and super-block
+SLAB_ELEMENTS = 1 << 19  # a multiple of every block
 ELEMENT_TYPES = {
     "F32": _arrays.FLOAT32,
     "F16": _arrays.FLOAT16,

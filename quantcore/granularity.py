@@ -25,7 +25,6 @@ __all__ = [
 _INT8, _UINT8 = np.dtype(np.int8), np.dtype(np.uint8)
 _ZERO = np.float32(0)
 _SMALLEST_NORMAL = np.finfo(np.float32).tiny
-_LEAST_SCALE = float(np.finfo(np.float32).smallest_subnormal)
 _F32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -137,12 +136,12 @@ class QuantParams:
             raise InvalidValueError(
                 f"scales, zero_points: expected as many of each, got {scales.size} and {zero_points.size}"
             )
-        _refuse_outside("scales", scales, _LEAST_SCALE, _F32_MAX, "must be positive and finite")
+        _refuse_outside("scales", scales, 0, _F32_MAX, "must be positive and finite")
         if self.mode is QuantMode.ASYMMETRIC:
             low, high = self.quant_min, self.quant_max
-            _refuse_outside("zero_points", zero_points, low, high, f"expected {low} to {high}")
+            _refuse_outside("zero_points", zero_points, low - 1, high, f"expected {low} to {high}")
         else:
-            _refuse_outside("zero_points", zero_points, 0, 0, "expected 0")
+            _refuse_outside("zero_points", zero_points, -1, 0, "expected 0")
         set_field(self, "scales", scales)
         set_field(self, "zero_points", zero_points)
 
@@ -409,10 +408,11 @@ def integer_of_either_sign(value: Any, name: str) -> int:
     return _arrays.integer(value, name, -(1 << 31), 1 << 31)
 
 
-def _refuse_outside(name: str, values: NDArray[Any], low: float, high: float, wanted: str) -> None:
-    if np.minimum.reduce(values) >= low and np.maximum.reduce(values) <= high:
+def _refuse_outside(name: str, values: NDArray[Any], below: int, high: float, wanted: str) -> None:
+    """`below` is the largest value refused; a subnormal float as the least one allowed would let 0 pass if flushed."""
+    if np.minimum.reduce(values) > below and np.maximum.reduce(values) <= high:
         return
-    bad = np.flatnonzero(~((values >= low) & (values <= high)))[0]
+    bad = np.flatnonzero(~((values > below) & (values <= high)))[0]
     raise InvalidValueError(f"{name}: {wanted}, got {values[bad]} at index {bad}")
 
 

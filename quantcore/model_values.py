@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from math import prod
 from pathlib import Path
+from threading import Lock
 from typing import Self
 
 import numpy as np
@@ -217,10 +218,16 @@ def _tensors_of_checkpoint(checkpoint: Checkpoint) -> dict[str, TensorValues]:
     states = packed_weights(checkpoint)
     parts = set().union(*states.values())
 
-    # The scales of two weights: of the one that is decoded, and of the next one, which is being read already.
+    # The scales of two weights: slabs come in order, so that few are of another one than the first and the next.
     @lru_cache(maxsize=2)
-    def job(weight: str) -> DecodedWeight:
+    def loaded(weight: str) -> DecodedWeight:
         return decoding_job(checkpoint, stored, weight, states[weight], "F32")
+
+    loading = Lock()
+
+    def job(weight: str) -> DecodedWeight:
+        with loading:  # or else every thread that comes to a weight would load all of its scales
+            return loaded(weight)
 
     tensors: dict[str, TensorValues] = {}
     for name, info in stored.items():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from math import inf, isclose, log10
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from quantcore import model_values
 from quantcore.comparison import compare_models
 from quantcore.comparison_records import ModelComparison
 from quantcore.errors import FileFormatError, InvalidTypeError, InvalidValueError
@@ -101,6 +103,24 @@ def test_bitsandbytes_checkpoints(case, is_folder, rng, tmp_path):
     assert by_name(result)["a.weight"].type == case.split()[0].upper()
     assert 4 < by_name(result)["b.weight"].bits_per_weight < 8
     assert compare_models(target, tmp_path / "back.safetensors").total.sqnr_db == inf
+
+
+def test_scales_of_a_weight_are_loaded_by_one_thread(rng, tmp_path, monkeypatch):
+    from quantcore.bitsandbytes_checkpoint import quantize_checkpoint
+
+    # At most 7 slabs of two weights are under way at the same time, and the scales of two weights are kept.
+    save_file({f"{name}.weight": normal(rng, 7, SLAB_ELEMENTS) for name in "abc"}, tmp_path / "x.safetensors")
+    quantize_checkpoint(tmp_path / "x.safetensors", tmp_path / "q.safetensors", "nf4")
+    real_job, loaded = model_values.decoding_job, []
+
+    def slow_job(checkpoint: object, tensors: object, weight: str, *rest: object) -> object:
+        loaded.append(weight)
+        time.sleep(0.05)  # the other threads come to the same weight
+        return real_job(checkpoint, tensors, weight, *rest)
+
+    monkeypatch.setattr(model_values, "decoding_job", slow_job)
+    compare_models(tmp_path / "x.safetensors", tmp_path / "q.safetensors", n_threads=4)
+    assert sorted(loaded) == sorted(2 * ["a.weight", "b.weight", "c.weight"])  # once when the model is opened
 
 
 def test_tensors_of_many_slabs(rng, tmp_path):

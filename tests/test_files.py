@@ -284,6 +284,17 @@ def test_long_runs_are_sent_to_the_disk_while_more_is_written(tmp_path, monkeypa
     assert sent == [(0, 1200), (1200, 1000), (9000, 1000)]
 
 
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="Linux")
+def test_a_system_that_takes_no_advice_writes_all_the_same(tmp_path, monkeypatch):
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(_files, "_RUN_BYTES", 1)
+    monkeypatch.setattr(os, "posix_fadvise", unsupported)
+    write(tmp_path / "out.gguf")
+    assert (tmp_path / "out.gguf").read_bytes() == NEW
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_data_are_on_the_disk_before_the_name_is_given_and_the_name_before_the_end(force, old, monkeypatch):
     path = old if force else old.with_name("new.gguf")

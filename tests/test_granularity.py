@@ -22,6 +22,7 @@ from quantcore import (
     calibrate_per_channel,
     calibrate_per_group,
     calibrate_per_tensor,
+    quantize_with_params,
 )
 from tests import reference_affine
 from tests.contract import DISTRIBUTIONS
@@ -495,6 +496,26 @@ def i32(*values: int) -> np.ndarray:
 def test_params_that_contradict_are_refused(changes, message):
     with pytest.raises(InvalidValueError, match=f"^{message}"):
         params(**changes)
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.0, -1e-45])
+def test_scale_that_is_not_positive_is_refused_where_the_cpu_takes_subnormal_numbers_for_zero(scale):
+    torch = pytest.importorskip("torch")
+    scales = f32(1, scale)
+    assert torch.set_flush_denormal(True)
+    try:
+        with pytest.raises(InvalidValueError, match=r"^scales: must be positive and finite, got -?0\.0 at index 1"):
+            params(scales=scales)
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_params_cannot_be_changed_in_what_kernels_take_of_them():
+    p = params()
+    expected = quantize_with_params(f32(1, 2), p)
+    with pytest.raises(ValueError, match="read-only"):
+        p.coding_rows[:] = 0
+    np.testing.assert_array_equal(quantize_with_params(f32(1, 2), p), expected)
 
 
 @pytest.mark.parametrize(

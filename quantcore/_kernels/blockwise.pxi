@@ -15,20 +15,11 @@ from quantcore._kernels.blockwise cimport (
     code_blocks,
     decode_block,
 )
-from quantcore._kernels.floats cimport FLOAT32, load_tile, size_of, store_tile
+from quantcore._kernels.floats cimport FLOAT32, size_of, store_tile
+from quantcore._kernels.walks cimport loaded
 
 cdef enum:
     MOST_BLOCKS = 4096  # blocks of one super-block
-
-
-cdef inline const float* loaded(
-    const uint8_t* values, int dtype, int64_t start, int64_t n, float* staged
-) noexcept nogil:
-    """Elements from start on as float32: where they are, or converted into `staged`."""
-    if dtype == FLOAT32:
-        return <const float*> values + start
-    load_tile(values + start * size_of(dtype), dtype, n, staged)
-    return staged
 
 
 cdef inline void code_tile(

@@ -1,5 +1,5 @@
-/* halves.h: IEEE halves to float32 and back by the instructions of F16C and AVX-512, with the integer arithmetic of
- * bits.pxd for levels without them and for what is left over. Both round to nearest even, keep subnormals, and make NaN
+/* halves.h: IEEE halves to float32 and back by the instructions of F16C and AVX-512, with integer arithmetic for
+ * levels without them and for what is left over. Both round to nearest even, keep subnormals, and make NaN
  * quiet with the upper bits of its payload, so the bits are the same. */
 #ifndef QUANTCORE_HALVES_H
 #define QUANTCORE_HALVES_H
