@@ -324,15 +324,16 @@ def params_within(
     low: NDArray[np.float32] = np.minimum(lowest, _ZERO)
     high: NDArray[np.float32] = np.maximum(highest, _ZERO)
     steps = np.float32(quant_max - quant_min)
-    if mode is QuantMode.SYMMETRIC:
-        scales: NDArray[np.float32] = np.divide(np.maximum(-low, high), steps / np.float32(2))
-    else:
-        with np.errstate(over="ignore"):
-            scales = np.divide(high - low, steps)
-        if np.maximum.reduce(scales) > _F32_MAX:
-            spread = high.astype(np.float64) - low
-            scales = np.where(scales > _F32_MAX, (spread / steps).astype(np.float32), scales)
-    is_tiny = scales < _SMALLEST_NORMAL
+    with np.errstate(over="ignore"):
+        if mode is QuantMode.SYMMETRIC:
+            spread, steps = np.maximum(-low, high), np.float32(steps / 2)
+        else:
+            spread = high - low
+        scales: NDArray[np.float32] = np.divide(spread, steps)
+    if np.maximum.reduce(spread) > _F32_MAX:
+        wide = high.astype(np.float64) - low
+        scales = np.where(spread > _F32_MAX, (wide / steps).astype(np.float32), scales)
+    is_tiny = np.minimum(spread, scales) < _SMALLEST_NORMAL
     if is_tiny.any():
         scales[is_tiny] = 1
     zero_points = np.zeros(scales.size, np.int32)
