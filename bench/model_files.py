@@ -5,6 +5,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from tests.models import add_llama_parameters
+
 WIDTH = 4096
 
 
@@ -15,15 +17,7 @@ def write_model(path: Path, type_name: str, n_bytes: float) -> None:
     size = gguf.quants.quantize(matrix, qtype).nbytes
     n_layers = max(1, round(n_bytes / size))
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(256)
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(n_layers)
-    writer.add_feed_forward_length(WIDTH)
-    writer.add_head_count(32)
-    writer.add_head_count_kv(32)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(WIDTH // 32)
-    writer.add_vocab_size(32)
+    add_llama_parameters(writer, n_layers=n_layers, n_embd=WIDTH, n_ff=WIDTH)
     dtype = np.dtype(np.uint8 if type_name == "BF16" else matrix.dtype)
     shape = (WIDTH, WIDTH * matrix.itemsize // dtype.itemsize * size // matrix.nbytes)
     for i in range(n_layers):

@@ -28,7 +28,7 @@ _U8 = np.dtype(np.uint8)
 _U16 = np.dtype(np.uint16)
 _MOST_ELEMENTS = (1 << 60) - 1  # of 8 bytes, numpy can still count them
 _MOST_DIMENSIONS = 64
-_F32_MAX = float(np.finfo(np.float32).max)
+F32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(slots=True)
@@ -302,7 +302,7 @@ def refuse_range(
     what = f"{part[worst]} at flat index {values.first + start + worst}"
     if infinite.size:
         raise InvalidValueError(f"{name}: must be finite, got {what}")
-    if abs(float(part[worst])) > _F32_MAX:
-        raise InvalidValueError(f"{name}: {what} is beyond the range of float32 (±{_F32_MAX:.9g})")
+    if abs(float(part[worst])) > F32_MAX:
+        raise InvalidValueError(f"{name}: {what} is beyond the range of float32 (±{F32_MAX:.9g})")
     in_block = f" (block {(values.first + start) // block_size})" if block_size > 1 else ""
     raise InvalidValueError(f"{name}: {what}{in_block} is too large for {type_name}")

@@ -26,7 +26,6 @@ INVERSES = 1
 """Row of them in `coding_rows`."""
 
 _INFINITE_KEY = 0x7F800000
-_F32_MAX = np.finfo(np.float32).max
 _SCAN = 1 << 20
 
 Layout = tuple[int, int, int, int]
@@ -185,7 +184,7 @@ def coding_rows(
     """
     rows = np.empty((5, scales.size), np.float32)
     with np.errstate(over="ignore"):
-        np.minimum(np.float32(1) / scales, _F32_MAX, out=rows[INVERSES])
+        np.minimum(np.float32(1) / scales, _arrays.F32_MAX, out=rows[INVERSES])
     rows[0], rows[2] = scales, zero_points
     np.subtract(limits[0], zero_points, out=rows[3], casting="unsafe")
     np.subtract(limits[1], zero_points, out=rows[4], casting="unsafe")
@@ -203,7 +202,7 @@ def refuse_first(source: Floats, name: str) -> NoReturn:
     for start in range(0, source.size, _SCAN):
         stop = min(start + _SCAN, source.size)
         with np.errstate(invalid="ignore"):
-            is_fine = np.abs(source.values(start, stop).astype(np.float64)) <= _F32_MAX
+            is_fine = np.abs(source.values(start, stop).astype(np.float64)) <= _arrays.F32_MAX
         bad = np.flatnonzero(~is_fine)
         if bad.size:
             _arrays.refuse_range(source, name, start + int(bad[0]), start + int(bad[0]) + 1)

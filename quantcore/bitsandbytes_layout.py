@@ -130,7 +130,7 @@ def finite_float32(value: Any, name: str) -> float:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise InvalidTypeError(f"{name}: expected a number, got {brief(value)}")
     number: Any = value
-    if not abs(number) <= float(np.finfo(np.float32).max):
+    if not abs(number) <= _arrays.F32_MAX:
         raise InvalidValueError(f"{name}: must be finite in float32, got {brief(value)}")
     return float(np.float32(value))
 

@@ -211,7 +211,7 @@ class DoubleQuantized4Bit(_FourBit):
         with np.errstate(over="ignore"):
             scales: NDArray[np.float32] = table[self.quantized_scales] * super_scales + np.float32(self.offset)
         # Rounding may carry the scale of values at the very end of float32's range beyond it.
-        scales[scales > np.finfo(np.float32).max] = np.finfo(np.float32).max
+        scales[scales > _arrays.F32_MAX] = _arrays.F32_MAX
         return scales
 
 

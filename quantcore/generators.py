@@ -17,7 +17,6 @@ __all__ = [
 ]
 
 _LOWEST_EXPONENT, _HIGHEST_EXPONENT = -2.0, 0.0
-_F32_MAX = float(np.finfo(np.float32).max)
 
 
 def generate_gaussian_weights(
@@ -166,7 +165,7 @@ def generator_of(rng: Any) -> np.random.Generator:
 def _narrowed(values: NDArray[np.float64], scale: float, offset: float) -> NDArray[np.float32]:
     values *= scale
     values += offset
-    if not np.all(np.abs(values) <= _F32_MAX):
+    if not np.all(np.abs(values) <= _arrays.F32_MAX):
         raise InvalidValueError(f"weights up to {np.abs(values).max():.3g} are beyond the range of float32")
     return values.astype(np.float32)
 

@@ -25,7 +25,6 @@ __all__ = [
 _INT8, _UINT8 = np.dtype(np.int8), np.dtype(np.uint8)
 _ZERO = np.float32(0)
 _SMALLEST_NORMAL = np.finfo(np.float32).tiny
-_F32_MAX = float(np.finfo(np.float32).max)
 
 
 class QuantMode(Enum):
@@ -136,7 +135,7 @@ class QuantParams:
             raise InvalidValueError(
                 f"scales, zero_points: expected as many of each, got {scales.size} and {zero_points.size}"
             )
-        _refuse_outside("scales", scales, 0, _F32_MAX, "must be positive and finite")
+        _refuse_outside("scales", scales, 0, _arrays.F32_MAX, "must be positive and finite")
         if self.mode is QuantMode.ASYMMETRIC:
             low, high = self.quant_min, self.quant_max
             _refuse_outside("zero_points", zero_points, low - 1, high, f"expected {low} to {high}")
@@ -330,9 +329,9 @@ def params_within(
         else:
             spread = high - low
         scales: NDArray[np.float32] = np.divide(spread, steps)
-    if np.maximum.reduce(spread) > _F32_MAX:
+    if np.maximum.reduce(spread) > _arrays.F32_MAX:
         wide = high.astype(np.float64) - low
-        scales = np.where(spread > _F32_MAX, (wide / steps).astype(np.float32), scales)
+        scales = np.where(spread > _arrays.F32_MAX, (wide / steps).astype(np.float32), scales)
     is_tiny = np.minimum(spread, scales) < _SMALLEST_NORMAL
     if is_tiny.any():
         scales[is_tiny] = 1

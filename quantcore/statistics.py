@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcore import affine
+from quantcore import _arrays, affine
 from quantcore._arrays import Floats
 from quantcore.affine import Sharing
 from quantcore.errors import InvalidValueError
@@ -88,7 +88,7 @@ def bounds_of(
     for key in ("lowest", "highest"):
         for value in sequence(state, key, n_channels, prefix):
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number or not abs(value) <= float(np.finfo(np.float32).max) or float(np.float32(value)) != value:
+            if not is_number or not abs(value) <= _arrays.F32_MAX or float(np.float32(value)) != value:
                 raise InvalidValueError(f"{prefix}{key}: expected a finite float32, got {brief(value)}")
         bounds.append(np.array(state[key], np.float32))
     bad = np.flatnonzero(bounds[0] > bounds[1])

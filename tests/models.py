@@ -54,7 +54,7 @@ def _finish(writer: Any) -> None:
     writer.close()
 
 
-def _add_llama_parameters(writer: Any, *, n_layers: int, n_embd: int, n_ff: int) -> None:
+def add_llama_parameters(writer: Any, *, n_layers: int, n_embd: int, n_ff: int) -> None:
     writer.add_context_length(256)
     writer.add_embedding_length(n_embd)
     writer.add_block_count(n_layers)
@@ -88,7 +88,7 @@ def write_gguf(
         writer.add_key_value(key, value, gguf.GGUFValueType[type_name], item_type)
     if alignment is not None:
         writer.add_custom_alignment(alignment)
-    _add_llama_parameters(writer, n_layers=2, n_embd=128, n_ff=256)
+    add_llama_parameters(writer, n_layers=2, n_embd=128, n_ff=256)
     _add_tensors(writer, tensors)
     _finish(writer)
 
@@ -133,7 +133,7 @@ def write_tiny_llama_gguf(
     writer = gguf.GGUFWriter(path, "llama")
     if alignment is not None:
         writer.add_custom_alignment(alignment)
-    _add_llama_parameters(writer, n_layers=n_layers, n_embd=n_embd, n_ff=n_ff)
+    add_llama_parameters(writer, n_layers=n_layers, n_embd=n_embd, n_ff=n_ff)
     _add_tiny_vocabulary(writer)
     _add_tensors(writer, [matrix("token_embd.weight", TINY_VOCAB_SIZE, n_embd, gain=np.sqrt(n_embd))])
     for i in range(n_layers):

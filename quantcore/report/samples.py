@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcore._arrays import F32_MAX
 from quantcore.comparison_records import ModelComparison
 from quantcore.gguf.rules import n_dimensions
 from quantcore.model_values import MOST_ITEM_BYTES, ModelValues, TensorValues
@@ -15,7 +16,6 @@ RUN_ELEMENTS = 1 << 12
 """Elements that are read in one go: whole blocks of every format."""
 _MOST_RUNS = 1 << 8
 _GGML_BLOCK = 32
-_LARGEST = float(np.finfo(np.float32).max)
 
 Floats32 = NDArray[np.float32]
 
@@ -100,5 +100,5 @@ def _values(
         data = tensor.read(start, min(start + RUN_ELEMENTS, tensor.size), buffers[0])
         values = tensor.decoded(data, start, buffers[1], n_threads)
         # float64 may be beyond float32
-        parts.append(np.clip(values.values(0, values.size), -_LARGEST, _LARGEST, dtype=np.float64).astype(np.float32))
+        parts.append(np.clip(values.values(0, values.size), -F32_MAX, F32_MAX, dtype=np.float64).astype(np.float32))
     return np.concatenate(parts)
