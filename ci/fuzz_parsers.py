@@ -4,8 +4,9 @@ Whatever the bytes: a reader either raises `FileFormatError` with one printable 
 the file, values that decode, and a text that drives no terminal. What our safetensors reader takes, the safetensors
 library takes too; what the GGUF reader takes can be quantized, or is refused with one of our errors.
 
-Usage: python -m ci.fuzz_parsers [--runs 60000] [--seconds 150] [--corpus FOLDER] [gguf safetensors]
-One process per reader. Needs atheris, the test dependencies and an installed quantcore. Exit 0: no finding.
+Usage: python -m ci.fuzz_parsers [--runs 60000] [--seconds 150] [--seed 1] [--corpus FOLDER] [gguf safetensors]
+One process per reader. The same seed gives the same executions, so that a change is judged by what it changes; look for
+new findings with another one (0: a random one) and more runs. Needs atheris, the test dependencies and an installed quantcore. Exit 0: no finding.
 """
 
 import argparse
@@ -103,13 +104,13 @@ def run(parser: str, options: argparse.Namespace, folder: Path) -> subprocess.Po
         if len(seed) <= LONGEST_SEED:
             (folder / "seeds" / f"{i:04}").write_bytes(seed)
     limits = [f"-runs={options.runs}", f"-max_total_time={options.seconds}", "-timeout=10", "-rss_limit_mb=1024"]
-    limits += ["-max_len=16384", "-print_final_stats=1"]
+    limits += ["-max_len=16384", "-print_final_stats=1", f"-seed={options.seed}"]
     corpora = [str(folder / "corpus"), str(folder / "seeds")]
     command = [sys.executable, "-m", "ci.fuzz_parsers", "--inside", parser, *limits]
     with (folder / "log").open("wb") as log:
         return subprocess.Popen(
             [*command, f"-artifact_prefix={folder}/findings/", *corpora],
-            env=os.environ | {"TMPDIR": str(folder / "temporary")},
+            env=os.environ | {"TMPDIR": str(folder / "temporary"), "PYTHONHASHSEED": "0"},
             stdout=log,
             stderr=subprocess.STDOUT,
         )
@@ -120,6 +121,7 @@ def main() -> int:
     parser.add_argument("readers", nargs="*", default=list(CHECKS), metavar="READER", help=", ".join(CHECKS))
     parser.add_argument("--runs", type=int, default=60_000, help="executions a reader")
     parser.add_argument("--seconds", type=int, default=150, help="at most this long")
+    parser.add_argument("--seed", type=int, default=1, help="of the mutations; 0: a random one")
     parser.add_argument("--corpus", type=Path, help="folder for seeds, corpora and findings, kept (default: temporary)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

@@ -18,8 +18,13 @@ def parsed_json(data: bytes | bytearray, path: str, field: str) -> dict[str, Any
     def refuse_constant(name: str) -> NoReturn:
         raise ValueError(f"{name} is not JSON")
 
+    def number(text: str) -> float:
+        return -0.0 if text == "-0" else int(text)  # no integer holds a negative zero: other readers take it as a float
+
     try:
-        parsed = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse_constant)
+        parsed = json.loads(
+            data.decode("utf-8"), object_pairs_hook=unique, parse_int=number, parse_constant=refuse_constant
+        )
     except (ValueError, RecursionError) as error:
         problem = " ".join(str(error).split())[:120]
         raise FileFormatError(f"{path}: {field}: not valid JSON ({problem})") from None

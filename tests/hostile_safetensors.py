@@ -162,6 +162,8 @@ MALFORMED: dict[str, bytes] = {
     **{f"offsets/end is {what}": _one(offsets=[0, n]) for what, n in _NUMBERS.items() if n != 8},
     "offsets/end is a float": _one(offsets=[0, 8.0]),
     "offsets/begin is a bool": _one(offsets=[False, 8]),
+    "shape/-0": build_safetensors(b'{"a": {"dtype": "F32", "shape": [-0], "data_offsets": [0, 0]}}'),
+    "offsets/begin is the integer -0": _text('{"a": {"dtype": "F32", "shape": [2], "data_offsets": [-0, 8]}}'),
     "offsets/begin is -0": _text('{"a": {"dtype": "F32", "shape": [2], "data_offsets": [-0.0, 8]}}'),
     "offsets/begin is negative": _one(offsets=[-8, 0]),
     "offsets/2^64-8 to 2^64": _one(offsets=[2**64 - 8, 2**64]),
