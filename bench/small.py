@@ -1,66 +1,44 @@
 """What a call costs besides its kernel: `python -m bench.small [--suites NAMES] [--output FILE]`.
 
-Every float32 work of bench/ on 4096 elements with one thread. "kernel" are the functions of `quantcore._kernels` that
-the call calls, called again with the same arguments but without what stands around them.
+Every float32 work of bench/ on 4096 elements with one thread. "kernel" are the kernels that the call runs, run again on
+the same arrays without what stands around them.
 """
 
 import argparse
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
-
-import numpy as np
 
 import quantcore
 from bench.roofline import machine
 from bench.suites import SUITES
 from bench.timing import interleaved
 from bench.work import Call
-from quantcore import _kernels
+from quantcore import _kernels, _parallel
 
 HEAD = "| call | whole, µs | kernel, µs | besides, µs | peers, µs |\n|---|---|---|---|---|"
 SMALL_SUITES = [name for name in SUITES if name != "torch"]  # that one needs a million elements
 REPEATS = 100
 
 
-def kernels_of(call: Call, n_calls: int) -> Call:
-    """A call of nothing but the kernels that `call` calls, to be called up to `n_calls` times."""
-    calls: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
-    chunks: dict[_kernels.Chunks, tuple[Any, ...]] = {}  # what they were made with: they can be used once only
+def kernels_of(call: Call) -> Call:
+    """A call of nothing but the compiled work that `call` does."""
+    work: list[Callable[[], object]] = []
 
-    def make(*arguments: Any) -> _kernels.Chunks:
-        made = original(*arguments)
-        chunks[made] = arguments
-        return made
+    def run(kernel: _kernels.Kernel, n_items: int, item_bytes: int, n_threads: int | None, **options: Any) -> int:
+        whole, turn = (n_items, n_items, options.get("goes_on", False)), options.get("turn", kernel.run)
+        work.append(lambda: (kernel.hand_out(*whole), turn(n_items)))
+        return original(kernel, n_items, item_bytes, n_threads, **options)
 
-    def recorded(function: Callable[..., object]) -> Callable[..., object]:
-        def record(*arguments: Any) -> object:
-            # Copies, since results are made read-only later on.
-            calls.append((function, tuple(x.copy() if isinstance(x, np.ndarray) else x for x in arguments)))
-            return function(*arguments)
-
-        return record
-
-    original = _kernels.Chunks
-    with ExitStack() as stack:
-        for name in _kernels.__all__:
-            function = getattr(_kernels, name)
-            if callable(function):
-                replacement = make if function is original else recorded(function)
-                stack.enter_context(patch.object(_kernels, name, replacement))
+    original = _parallel.run
+    with patch.object(_parallel, "run", run):
         call()
 
-    def again(argument: Any) -> Any:
-        return original(*chunks[argument]) if isinstance(argument, original) else argument
-
-    prepared = iter([[(f, [again(x) for x in arguments]) for f, arguments in calls] for _ in range(n_calls)])
-
     def kernels() -> None:
-        for function, arguments in next(prepared):
-            function(*arguments)
+        for function in work:
+            function()
 
     return kernels
 
@@ -72,7 +50,7 @@ def rows(suites: list[str], n_elements: int, rounds: int) -> Iterator[str]:
             continue
         ours = work.ours(1)
         ours()  # a calibrator's first batch is another one
-        calls = {"quantcore": ours, "kernel": kernels_of(ours, (rounds + 1) * REPEATS)}
+        calls = {"quantcore": ours, "kernel": kernels_of(ours)}
         calls |= {name: make(1) for name, make in work.peers.items()}
         seconds = interleaved(calls, rounds, REPEATS)
         whole, kernel = 1e6 * seconds.pop("quantcore"), 1e6 * seconds.pop("kernel")

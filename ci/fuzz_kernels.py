@@ -14,7 +14,6 @@ import hashlib
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -80,16 +79,16 @@ def random_values(rng: np.random.Generator, size: int, element_type: int) -> NDA
         return values.astype(dtype)
 
 
-def in_chunks(rng: np.random.Generator, n_blocks: int, kernel: Callable[[_kernels.Chunks], None]) -> int:
+def in_chunks(rng: np.random.Generator, n_blocks: int, kernel: _kernels.Kernel) -> int:
     """Run a kernel over chunks of a random size in up to three threads; the first bad block, or -1."""
-    chunks = _kernels.Chunks(n_blocks, int(rng.integers(1, max(2, n_blocks + 2))))
-    threads = [threading.Thread(target=kernel, args=(chunks,)) for _ in range(rng.integers(3))]
+    kernel.hand_out(n_blocks, int(rng.integers(1, max(2, n_blocks + 2))))
+    threads = [threading.Thread(target=kernel.run, args=(n_blocks,)) for _ in range(rng.integers(3))]
     for thread in threads:
         thread.start()
-    kernel(chunks)
+    kernel.run(n_blocks)
     for thread in threads:
         thread.join()
-    return chunks.first_bad
+    return kernel.first_bad
 
 
 class Fuzzer:
@@ -128,10 +127,7 @@ class Fuzzer:
         raw = self.input(random_values(rng, n * block_size, element_type), itemsize)
         before = raw.tobytes()
         outs = [self.output(n * bytes_per_block, bytes_per_block if block_size == 1 else 1) for _ in "12"]
-        bad = {
-            in_chunks(rng, n, lambda c, o=out: _kernels.quantize_blocks(type_id, raw, element_type, o, c, n))
-            for out in outs
-        }
+        bad = {in_chunks(rng, n, _kernels.QuantizeBlocks(type_id, raw, element_type, out)) for out in outs}
         assert raw.tobytes() == before, "the input was written to"
         assert len(bad) == 1, f"the first bad block depends on the chunks: {bad}"
         self.record("refused" if bad != {-1} else "quantized", bad, *(outs if bad == {-1} else ()))
@@ -147,10 +143,7 @@ class Fuzzer:
         element_type = int(rng.choice(OUTPUT_TYPES))
         itemsize = _arrays.ITEMSIZES[element_type]
         outs = [self.output(n * block_size * itemsize, itemsize) for _ in "12"]
-        bad = {
-            in_chunks(rng, n, lambda c, o=out: _kernels.dequantize_blocks(type_id, data, o, element_type, c, n))
-            for out in outs
-        }
+        bad = {in_chunks(rng, n, _kernels.DequantizeBlocks(type_id, data, out, element_type)) for out in outs}
         assert len(bad) == 1, f"the first bad block depends on the chunks: {bad}"
         self.record("not finite" if bad != {-1} else "dequantized", bad, *(outs if bad == {-1} else ()))
 

@@ -6,7 +6,8 @@ library takes too; what the GGUF reader takes can be quantized, or is refused wi
 
 Usage: python -m ci.fuzz_parsers [--runs 60000] [--seconds 150] [--seed 1] [--corpus FOLDER] [gguf safetensors]
 One process per reader. The same seed gives the same executions, so that a change is judged by what it changes; look for
-new findings with another one (0: a random one) and more runs. Needs atheris, the test dependencies and an installed quantcore. Exit 0: no finding.
+new findings with another one (0: a random one) and more runs. Needs atheris, the test dependencies and an installed
+quantcore. Exit 0: no finding.
 """
 
 import argparse

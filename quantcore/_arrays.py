@@ -33,13 +33,13 @@ F32_MAX = float(np.finfo(np.float32).max)
 
 @dataclass(slots=True)
 class Floats:
-    """A user's float array at the boundary: `raw` are its bytes in C order, native byte order and aligned.
+    """A user's float array at the boundary: `raw` holds its bytes in C order, native byte order and aligned.
 
     `origin` is the array that was passed, which `raw` may be a copy of. `first` is the flat index of the first element
     where this is a part of something larger, for messages.
     """
 
-    raw: NDArray[np.uint8]
+    raw: NDArray[Any]
     element_type: int
     shape: tuple[int, ...]
     origin: NDArray[Any]
@@ -51,11 +51,11 @@ class Floats:
 
     @property
     def size(self) -> int:
-        return self.raw.size // self.itemsize
+        return self.raw.nbytes // self.itemsize
 
     def values(self, start: int, stop: int) -> NDArray[np.floating[Any]]:
         """Elements start to stop of the flattened array, widened for an error message."""
-        part = self.raw[start * self.itemsize : stop * self.itemsize]
+        part = bytes_of(self.raw)[start * self.itemsize : stop * self.itemsize]
         if self.element_type == BFLOAT16:
             return (part.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
         return part.view({FLOAT32: np.float32, FLOAT16: np.float16, FLOAT64: np.float64}[self.element_type])
@@ -73,7 +73,7 @@ def floats(values: Any, name: str) -> Floats:
     origin = array
     if not (flags.c_contiguous and flags.aligned and array.dtype.isnative):
         array = np.require(array, dtype=array.dtype.newbyteorder("="), requirements=["C", "A"])
-    return Floats(bytes_of(array), element_type, array.shape, origin)
+    return Floats(array, element_type, array.shape, origin)
 
 
 def _as_float_array(values: Any, name: str) -> tuple[NDArray[Any], int]:

@@ -1,10 +1,10 @@
 """Work on whole blocks, shared out to threads.
 
-Chunks of blocks are handed out in ascending order by `_kernels.Chunks`; kernels run without the GIL. The calling thread
-works as well, in turns of some hundredths of a second, between which Ctrl-C is answered: the handing out stops, the
-chunks under way (about a millisecond each) are waited for, KeyboardInterrupt is raised. The other threads work until no
-chunk is left, so that a busy interpreter does not slow them. Small inputs run inline. There is no pool: nothing to lose
-in a fork. Each block is computed alone, so the bytes do not depend on the number of threads.
+Chunks of blocks are handed out in ascending order by the kernel's object, which all threads run, without the GIL. The
+calling thread works as well, in turns of some hundredths of a second, between which Ctrl-C is answered: the handing out
+stops, the chunks under way (about a millisecond each) are waited for, KeyboardInterrupt is raised. The other threads
+work until no chunk is left, so that a busy interpreter does not slow them. Small inputs run inline. There is no pool:
+nothing to lose in a fork. Each block is computed alone, so the bytes do not depend on the number of threads.
 """
 
 import os
@@ -22,7 +22,7 @@ INLINE_BYTES = 1 << 21
 TURN_SECONDS = 0.02
 _UNLIMITED = sys.maxsize
 
-Kernel = Callable[[_kernels.Chunks, int], None]
+Turn = Callable[[int], object]
 """Works on chunks until none are left, or so many are done."""
 
 _num_threads: int | None = None
@@ -65,26 +65,30 @@ def get_num_threads() -> int:
 
 
 def run(
-    kernel: Kernel,
+    kernel: _kernels.Kernel,
     n_items: int,
     item_bytes: int,
     n_threads: int | None,
     *,
     unit: int = 64,
     goes_on: bool = False,
+    turn: Turn | None = None,
 ) -> int:
     """Run `kernel` over items of `item_bytes` bytes (the larger side), `unit` or a multiple of it together.
 
-    Returns the first item that the kernel could not take, or -1; those behind it are only done if `goes_on`.
+    `turn` is what each thread calls if it is not `kernel.run` itself. Returns the first item that the kernel could not
+    take, or -1; those behind it are only done if `goes_on`.
     """
-    check_threads(n_threads)
-    chunks = _kernels.Chunks(n_items, chunk_items(item_bytes, unit), goes_on)
+    if n_threads is not None:
+        integer(n_threads, "n_threads", 1)
+    kernel.hand_out(n_items, chunk_items(item_bytes, unit), goes_on)
+    turn = turn or kernel.run
     if n_items * item_bytes <= INLINE_BYTES:
-        kernel(chunks, _UNLIMITED)
+        turn(_UNLIMITED)
     else:
         n_threads = n_threads or get_num_threads()
-        _run_in_threads(kernel, chunks, max(1, min(n_threads, n_items * item_bytes // CHUNK_BYTES)))
-    return chunks.first_bad
+        _run_in_threads(kernel, turn, max(1, min(n_threads, n_items * item_bytes // CHUNK_BYTES)))
+    return kernel.first_bad
 
 
 def check_threads(n_threads: int | None) -> None:
@@ -98,7 +102,7 @@ def chunk_items(item_bytes: int, unit: int = 64) -> int:
     return max(unit, CHUNK_BYTES // item_bytes // unit * unit)
 
 
-def _run_in_threads(kernel: Kernel, chunks: _kernels.Chunks, n_threads: int) -> None:
+def _run_in_threads(kernel: _kernels.Kernel, turn: Turn, n_threads: int) -> None:
     under_way: list[threading.Event] = []
     failures: list[BaseException] = []
 
@@ -106,10 +110,10 @@ def _run_in_threads(kernel: Kernel, chunks: _kernels.Chunks, n_threads: int) -> 
         ended = threading.Event()
         under_way.append(ended)  # a worker that comes after `cancel` finds no chunk
         try:
-            kernel(chunks, _UNLIMITED)
+            turn(_UNLIMITED)
         except BaseException as error:
             failures.append(error)
-            chunks.cancel()
+            kernel.cancel()
         finally:
             ended.set()
 
@@ -117,23 +121,23 @@ def _run_in_threads(kernel: Kernel, chunks: _kernels.Chunks, n_threads: int) -> 
     try:
         for worker in workers:
             worker.start()
-        _work_in_turns(kernel, chunks)
+        _work_in_turns(kernel, turn)
         for worker in workers:
             worker.join()
         if failures:
             raise failures[0]
     except BaseException:
-        chunks.cancel()
+        kernel.cancel()
         # Not join: in CPython 3.11, one that Ctrl-C interrupted takes its thread for stopped while that still runs.
         for ended in under_way:
             ended.wait()
         raise
 
 
-def _work_in_turns(kernel: Kernel, chunks: _kernels.Chunks) -> None:
+def _work_in_turns(kernel: _kernels.Kernel, turn: Turn) -> None:
     most = 4
-    while not chunks.is_done:
+    while not kernel.is_done:
         start = perf_counter()
-        kernel(chunks, most)
+        turn(most)
         if perf_counter() - start < TURN_SECONDS:
             most *= 2

@@ -99,67 +99,57 @@ def quantize(
     inverses: NDArray[np.float32],
     zero_points: NDArray[np.int32],
     limits: tuple[int, int],
-    out: NDArray[np.uint8],
+    out: NDArray[Any],
     name: str,
     n_threads: int | None,
 ) -> None:
-    """Codes of every element into the bytes of `out`; `inverses` are of the scales, as in `coding_rows`."""
-    itemsize, element_type = source.itemsize, source.element_type
+    """Codes of every element into `out`; `inverses` are of the scales, as in `coding_rows`."""
 
-    def groups(layout: Layout) -> _parallel.Kernel:
-        return lambda *turn: _kernels.quantize_groups(
-            source.raw, element_type, layout, inverses, zero_points, *limits, out, *turn
-        )
+    def groups(layout: Layout) -> _kernels.Kernel:
+        return _kernels.QuantizeGroups(source.raw, source.element_type, layout, inverses, zero_points, *limits, out)
 
-    def columns(start: int, stop: int, repeats: int) -> _parallel.Kernel:
-        raw, target = source.raw[start * itemsize : stop * itemsize], out[start:stop]
+    def columns(first: int, n_rows: int, repeats: int) -> _kernels.Kernel:
         wide_inverses, wide_zero_points = (widened(a, sharing, repeats) for a in (inverses, zero_points))
-        return lambda *turn: _kernels.quantize_columns(
-            raw, element_type, wide_inverses, wide_zero_points, *limits, target, *turn
+        return _kernels.QuantizeColumns(
+            source.raw, source.element_type, first, wide_inverses, wide_zero_points, *limits, out
         )
 
-    if not run(groups, columns, sharing, itemsize, n_threads):
+    if not run(groups, columns, sharing, source.itemsize, n_threads):
         refuse_first(source, name)
 
 
 def dequantize(
-    codes: NDArray[np.uint8],
+    codes: NDArray[Any],
     is_signed: bool,
     sharing: Sharing,
     scales: NDArray[np.float32],
     zero_points: NDArray[np.int32],
-    out: NDArray[np.uint8],
+    out: NDArray[Any],
     element_type: int,
     n_threads: int | None,
 ) -> None:
-    """Values of every code into the bytes of `out`."""
-    itemsize = _arrays.ITEMSIZES[element_type]
+    """Values of every code into `out`."""
 
-    def groups(layout: Layout) -> _parallel.Kernel:
-        return lambda *turn: _kernels.dequantize_groups(
-            codes, is_signed, layout, scales, zero_points, out, element_type, *turn
-        )
+    def groups(layout: Layout) -> _kernels.Kernel:
+        return _kernels.DequantizeGroups(codes, is_signed, layout, scales, zero_points, out, element_type)
 
-    def columns(start: int, stop: int, repeats: int) -> _parallel.Kernel:
-        part, target = codes[start:stop], out[start * itemsize : stop * itemsize]
+    def columns(first: int, n_rows: int, repeats: int) -> _kernels.Kernel:
         wide_scales, wide_zero_points = (widened(a, sharing, repeats) for a in (scales, zero_points))
-        return lambda *turn: _kernels.dequantize_columns(
-            part, is_signed, wide_scales, wide_zero_points, target, element_type, *turn
-        )
+        return _kernels.DequantizeColumns(codes, is_signed, first, wide_scales, wide_zero_points, out, element_type)
 
-    run(groups, columns, sharing, itemsize, n_threads)
+    run(groups, columns, sharing, _arrays.ITEMSIZES[element_type], n_threads)
 
 
 def run(
-    groups: Callable[[Layout], _parallel.Kernel],
-    columns: Callable[[int, int, int], _parallel.Kernel],
+    groups: Callable[[Layout], _kernels.Kernel],
+    columns: Callable[[int, int, int], _kernels.Kernel],
     sharing: Sharing,
     itemsize: int,
     n_threads: int | None,
     *,
     rows: int = 1,
 ) -> bool:
-    """Run the kernel made by `groups(layout)`, or by `columns(first element, end, repeats)` for each part in columns.
+    """Run the kernel made by `groups(layout)`, or by `columns(first element, rows, repeats)` for each part in columns.
 
     At least `rows` rows of columns are handed out together. Returns whether every element could be taken.
     """
@@ -169,7 +159,7 @@ def run(
         return _parallel.run(kernel, sharing.n_groups, item_bytes, n_threads, unit=1) < 0
     for first, n_rows, repeats in sharing.column_parts():
         width = repeats * sharing.channels * sharing.inner
-        kernel = columns(first, first + n_rows * width, repeats)
+        kernel = columns(first, n_rows, repeats)
         if _parallel.run(kernel, n_rows, width * itemsize, n_threads, unit=rows) >= 0:
             return False
     return True
@@ -215,7 +205,7 @@ def _extremes_of_groups(
     layout = sharing.layout
     lowest, highest = np.empty(sharing.n_groups, np.int32), np.empty(sharing.n_groups, np.int32)
     _parallel.run(
-        lambda *turn: _kernels.extremes_of_groups(source.raw, source.element_type, layout, lowest, highest, *turn),
+        _kernels.ExtremesOfGroups(source.raw, source.element_type, layout, lowest, highest),
         sharing.n_groups,
         layout[1] * source.itemsize,
         n_threads,
@@ -232,11 +222,10 @@ def _extremes_of_columns(
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     def extremes_of_part(first: int, n_rows: int, repeats: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         width = repeats * sharing.channels * sharing.inner
-        raw = source.raw[first * source.itemsize : (first + n_rows * width) * source.itemsize]
         n_chunks = -(-n_rows // _parallel.chunk_items(width * source.itemsize, 1))
         low, high = (np.empty((n_chunks, width), np.int32) for _ in range(2))
         _parallel.run(
-            lambda *turn: _kernels.extremes_of_columns(raw, source.element_type, width, low, high, *turn),
+            _kernels.ExtremesOfColumns(source.raw, source.element_type, first, width, low, high),
             n_rows,
             width * source.itemsize,
             n_threads,

@@ -95,11 +95,8 @@ def quantize_into(
     name: str = "values",
 ) -> None:
     """Quantize a flat run of elements that begins with a block."""
-    tree = codebook.tree
     bad = _parallel.run(
-        lambda *turn: _kernels.quantize_nibbles(
-            source.raw, source.element_type, block_size, codebook.id, tree, scales, data, *turn
-        ),
+        _kernels.QuantizeNibbles(source.raw, source.element_type, block_size, codebook.id, codebook.tree, scales, data),
         source.size,
         source.itemsize,
         n_threads,
@@ -198,19 +195,17 @@ def quantize_4bit_double(
     scales = np.empty(-(-source.size // block_size), np.uint8)
     super_scales = np.empty(-(-scales.size // super_block_size), np.float32)
     data = np.empty((source.size + 1) // 2, np.uint8)
-    tree = codebook.tree
     bad = _parallel.run(
-        lambda *turn: _kernels.quantize_nibbles_linear(
+        _kernels.QuantizeNibblesLinear(
             source.raw,
             source.element_type,
             block_size,
             codebook.id,
-            tree,
+            codebook.tree,
             super_block_size,
             scales,
             super_scales,
             data,
-            *turn,
         ),
         source.size,
         source.itemsize,
@@ -305,7 +300,7 @@ def _decoded(
 ) -> NDArray[Any]:
     wanted, element_type = _arrays.float_dtype(dtype, "dtype")
     result = _arrays.output(out, q.shape, wanted, q.data, *stored_scales)
-    decode_into(q.data, scales, q.block_size, q.quant_type, _arrays.bytes_of(result), element_type, n_threads)
+    decode_into(q.data, scales, q.block_size, q.quant_type, result, element_type, n_threads)
     return result
 
 
@@ -314,7 +309,7 @@ def decode_into(
     scales: NDArray[np.float32],
     block_size: int,
     quant_type: str,
-    out: NDArray[np.uint8],
+    out: NDArray[Any],
     element_type: int,
     n_threads: int | None,
 ) -> None:
@@ -322,8 +317,8 @@ def decode_into(
     table = CODEBOOKS[quant_type].table
     itemsize = _arrays.ITEMSIZES[element_type]
     _parallel.run(
-        lambda *turn: _kernels.dequantize_nibbles(data, block_size, scales, table, out, element_type, *turn),
-        out.size // itemsize,
+        _kernels.DequantizeNibbles(data, block_size, scales, table, out, element_type),
+        out.nbytes // itemsize,
         itemsize,
         n_threads,
         unit=_unit(block_size),

@@ -150,15 +150,8 @@ class ErrorSums:
             parameters = affine.widened(parameters, sharing, sharing.column_parts()[0][2])
         sums = _rows(x.size)
         bad = _parallel.run(
-            lambda *turn: _kernels.errors_of_affine(
-                x.raw,
-                x.element_type,
-                sharing.layout,
-                sharing.is_in_columns,
-                parameters,
-                self._threshold,
-                sums,
-                *turn,
+            _kernels.ErrorsOfAffine(
+                x.raw, x.element_type, sharing.layout, sharing.is_in_columns, parameters, self._threshold, sums
             ),
             len(sums),
             CHUNK_ELEMENTS * x.itemsize,
@@ -234,7 +227,7 @@ def rows_of_pairs(
     """
     rows = _rows(x.size)
     _parallel.run(
-        lambda *turn: _kernels.errors_of_pairs(x.raw, x.element_type, y.raw, y.element_type, threshold, rows, *turn),
+        _kernels.ErrorsOfPairs(x.raw, x.element_type, y.raw, y.element_type, threshold, rows),
         len(rows),
         CHUNK_ELEMENTS * max(x.itemsize, y.itemsize),
         n_threads,

@@ -120,7 +120,7 @@ def ste_backward(grad: Any, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
     wanted, element_type = result_dtype(grads, "grad")
     result = _arrays.output(out, grads.shape, wanted, grads.origin)
     if element_type == grads.element_type:
-        _arrays.bytes_of(result)[:] = grads.raw
+        _arrays.bytes_of(result)[:] = _arrays.bytes_of(grads.raw)
     else:
         with np.errstate(over="ignore"):
             result.reshape(-1)[:] = grads.values(0, grads.size)
@@ -184,7 +184,8 @@ def run(
     """
     sharing = params.sharing(source.shape, name)
     parameters = params.coding_rows
-    out, out_itemsize = _arrays.bytes_of(result), result.itemsize
+    grads_raw, grads_type = (None, 0) if grads is None else (grads.raw, grads.element_type)
+    arrays = source.raw, source.element_type, grads_raw, grads_type, result, result_type
     sums_of_parts: list[NDArray[np.float64]] = []
 
     def sums_for(n_chunks: int, width: int, inner: int) -> NDArray[np.float64] | None:
@@ -194,19 +195,16 @@ def run(
         sums_of_parts.append(sums.reshape(2, -1, sharing.n_scales, inner))
         return sums
 
-    def groups(layout: affine.Layout) -> _parallel.Kernel:
+    def groups(layout: affine.Layout) -> _kernels.Kernel:
         sums = sums_for(1, sharing.n_groups, layout[3])
-        arrays = _input(source), _input(grads), (out, result_type), parameters, sums
-        return lambda *turn: _kernels.fake_quantize_groups(work, *arrays, layout, *turn)
+        return _kernels.FakeQuantizeGroups(work, *arrays, parameters, sums, layout)
 
-    def columns(start: int, stop: int, repeats: int) -> _parallel.Kernel:
+    def columns(first: int, n_rows: int, repeats: int) -> _kernels.Kernel:
         wide = affine.widened(parameters, sharing, repeats)
         width = wide.shape[1]
-        n_chunks = -(-(stop - start) // width // _parallel.chunk_items(width * source.itemsize, _LEAST_ROWS))
+        n_chunks = -(-n_rows // _parallel.chunk_items(width * source.itemsize, _LEAST_ROWS))
         sums = sums_for(n_chunks, width, sharing.inner)
-        target = out[start * out_itemsize : stop * out_itemsize], result_type
-        arrays = _input(source, start, stop), _input(grads, start, stop), target, wide, sums
-        return lambda *turn: _kernels.fake_quantize_columns(work, *arrays, *turn)
+        return _kernels.FakeQuantizeColumns(work, first, *arrays, wide, sums)
 
     rows = _LEAST_ROWS if work == LSQ else 1
     if not affine.run(groups, columns, sharing, source.itemsize, n_threads, rows=rows):
@@ -214,11 +212,3 @@ def run(
     if work != LSQ:
         return _NO_SUMS
     return sum((sums.sum(axis=(1, 3)) for sums in sums_of_parts), np.zeros((2, sharing.n_scales)))
-
-
-def _input(source: Floats | None, start: int = 0, stop: int | None = None) -> tuple[NDArray[np.uint8] | None, int]:
-    """Elements of an array as the kernels take them: the bytes and their element type."""
-    if source is None:
-        return None, 0
-    stop = source.size if stop is None else stop
-    return source.raw[start * source.itemsize : stop * source.itemsize], source.element_type

@@ -73,7 +73,7 @@ def quantize(
         )
     shape = (*rows, cols // fmt.block_size * fmt.bytes_per_block)
     result = _arrays.output(out, shape, _UINT8, source.origin, alignment=fmt.alignment)
-    quantize_blocks(source, fmt, _arrays.bytes_of(result), n_threads)
+    quantize_blocks(source, fmt, result, n_threads)
     return result
 
 
@@ -81,22 +81,16 @@ def quantize_blocks(
     source: _arrays.Floats, fmt: GGMLType, out: NDArray[np.uint8], n_threads: int | None, name: str = "values"
 ) -> None:
     """Quantize a flat run of elements into `out`; a last block that is not full is filled up with zeros."""
-    type_id, block_size = fmt.id, fmt.block_size
-    raw, element_type = source.raw, source.element_type
+    type_id, block_size, element_type = fmt.id, fmt.block_size, source.element_type
     block_bytes = block_size * source.itemsize
-    n_whole, n_tail = divmod(raw.size, block_bytes)
-    bad = _parallel.run(
-        lambda *turn: _kernels.quantize_blocks(type_id, raw, element_type, out, *turn),
-        n_whole,
-        max(block_bytes, fmt.bytes_per_block),
-        n_threads,
-    )
+    n_whole, n_tail = divmod(source.raw.nbytes, block_bytes)
+    kernel = _kernels.QuantizeBlocks(type_id, source.raw, element_type, out)
+    bad = _parallel.run(kernel, n_whole, max(block_bytes, fmt.bytes_per_block), n_threads)
     if bad < 0 and n_tail:
         tail = np.zeros(block_bytes, np.uint8)
-        tail[:n_tail] = raw[n_whole * block_bytes :]
-        chunks = _kernels.Chunks(1, 1)
-        _kernels.quantize_blocks(type_id, tail, element_type, out[n_whole * fmt.bytes_per_block :], chunks, 1)
-        bad = n_whole if chunks.first_bad >= 0 else -1
+        tail[:n_tail] = _arrays.bytes_of(source.raw)[n_whole * block_bytes :]
+        kernel = _kernels.QuantizeBlocks(type_id, tail, element_type, out[n_whole * fmt.bytes_per_block :])
+        bad = n_whole if _parallel.run(kernel, 1, block_bytes, 1) >= 0 else -1
     if bad >= 0:
         _arrays.refuse_block(source, name, bad, block_size, fmt.name)
 
@@ -154,21 +148,19 @@ def dequantize(
     shape = (*rows, n_bytes // fmt.bytes_per_block * fmt.block_size)
     result = _arrays.output(out, shape, wanted, source)
     source = _arrays.contiguous(source, alignment=fmt.alignment)
-    bad = dequantize_blocks(source, fmt, _arrays.bytes_of(result), element_type, n_threads)
+    bad = dequantize_blocks(source, fmt, result, element_type, n_threads)
     if bad >= 0 and strict:
         raise InvalidValueError(f"data: block {bad} of {fmt.name} holds a scale or value that is inf or NaN")
     return result
 
 
 def dequantize_blocks(
-    data: NDArray[np.uint8], fmt: GGMLType, out: NDArray[np.uint8], element_type: int, n_threads: int | None
+    data: NDArray[np.uint8], fmt: GGMLType, out: NDArray[Any], element_type: int, n_threads: int | None
 ) -> int:
     """Decode a flat run of whole blocks into the bytes of `out`; the first block with a non-finite scale, or -1."""
-    type_id = fmt.id
-    source = _arrays.bytes_of(data)
     return _parallel.run(
-        lambda *turn: _kernels.dequantize_blocks(type_id, source, out, element_type, *turn),
-        source.size // fmt.bytes_per_block,
+        _kernels.DequantizeBlocks(fmt.id, data, out, element_type),
+        data.size // fmt.bytes_per_block,
         max(fmt.block_size * _arrays.ITEMSIZES[element_type], fmt.bytes_per_block),
         n_threads,
         goes_on=True,

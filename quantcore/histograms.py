@@ -60,8 +60,8 @@ class Histograms:
         self._make_room(n_values)
         seen, self.n_values = self.n_values, _TORN
         bad = _parallel.run(
-            lambda *turn: _kernels.count_channels(
-                source.raw, source.element_type, sharing.outer, sharing.inner, self.grids, self.counts, *turn
+            _kernels.CountChannels(
+                source.raw, source.element_type, sharing.outer, sharing.inner, self.grids, self.counts
             ),
             self.n_channels,
             n_values * source.itemsize,
@@ -79,14 +79,15 @@ class Histograms:
 
     def _of_all(self, source: Floats, name: str, n_threads: int | None) -> "Histograms":
         total, lock = Histograms(1), threading.Lock()
+        kernel = _kernels.CountValues(source.raw, source.element_type)
 
-        def count(*turn: Any) -> None:
+        def count(most: int) -> None:
             part = Histograms(1)
-            _kernels.count_values(source.raw, source.element_type, part.grids, part.counts, *turn)
+            kernel.count(part.grids, part.counts, most)
             with lock:
                 total.merge(part)
 
-        if _parallel.run(count, source.size, source.itemsize, n_threads) >= 0:
+        if _parallel.run(kernel, source.size, source.itemsize, n_threads, turn=count) >= 0:
             affine.refuse_first(source, name)
         total.n_values = source.size
         return total

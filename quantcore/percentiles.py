@@ -56,15 +56,16 @@ def _found(counts: NDArray[np.int64], ranks: Any) -> tuple[NDArray[np.uint32], A
 
 def _counts(source: Floats, uppers: NDArray[np.uint32], n_rows: int, n_threads: int | None) -> NDArray[np.int64]:
     counts, lock = np.zeros((n_rows, _N_HALVES), np.int64), threading.Lock()
+    kernel = _kernels.CountHalves(source.raw, source.element_type)
 
-    def count(*turn: Any) -> None:
+    def count(most: int) -> None:
         part = np.zeros((n_rows, _N_HALVES), np.uint32)
-        while not _kernels.count_halves(source.raw, source.element_type, uppers, part, *turn):
+        while not kernel.count(uppers, part, most):
             with lock:
                 np.add(counts, part, out=counts)
             part[:] = 0
         with lock:
             np.add(counts, part, out=counts)
 
-    _parallel.run(count, source.size, source.itemsize, n_threads)
+    _parallel.run(kernel, source.size, source.itemsize, n_threads, turn=count)
     return counts

@@ -74,9 +74,8 @@ def quantize_with_params(
         return result
     sharing = params.sharing(source.shape, "values")
     limits = (params.quant_min, params.quant_max)
-    target = _arrays.bytes_of(result)
     inverses = params.coding_rows[affine.INVERSES]
-    affine.quantize(source, sharing, inverses, params.zero_points, limits, target, "values", n_threads)
+    affine.quantize(source, sharing, inverses, params.zero_points, limits, result, "values", n_threads)
     return result
 
 
@@ -125,10 +124,8 @@ def dequantize_with_params(
     if not array.size:
         return result
     sharing = params.sharing(array.shape, "codes")
-    flat = _arrays.bytes_of(_arrays.contiguous(array))
-    is_signed = not params.is_asymmetric
-    target = _arrays.bytes_of(result)
-    affine.dequantize(flat, is_signed, sharing, params.scales, params.zero_points, target, element_type, n_threads)
+    array, is_signed = _arrays.contiguous(array), not params.is_asymmetric
+    affine.dequantize(array, is_signed, sharing, params.scales, params.zero_points, result, element_type, n_threads)
     return result
 
 

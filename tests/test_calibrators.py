@@ -365,14 +365,14 @@ def test_an_interrupted_batch_is_never_counted_by_half(monkeypatch):
     values = np.random.default_rng(0).standard_normal((40, 300)).astype(np.float32)
     calibrator = Calibrator.percentile(axis=0)
     calibrator.observe(values)
-    count = _kernels.count_channels
 
-    def interrupted(*arguments):
-        *others, _, _ = arguments
-        count(*others, _kernels.Chunks(8, 8), 1)
-        raise KeyboardInterrupt
+    class Interrupted(_kernels.CountChannels):
+        def run(self, most):
+            self.hand_out(8, 8)
+            super().run(1)
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(_kernels, "count_channels", interrupted)
+    monkeypatch.setattr(_kernels, "CountChannels", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         calibrator.observe(values)
     monkeypatch.undo()

@@ -149,10 +149,13 @@ def test_kernels_release_the_gil():
     values = np.ones(1 << 23, np.float32).view(np.uint8)
     data = np.zeros((1 << 18) * 34, np.uint8)
     decoded = np.zeros_like(values)
-    for call in (
-        lambda: _kernels.quantize_blocks(8, values, 0, data, _kernels.Chunks(1 << 18, 1 << 18), 1),
-        lambda: _kernels.dequantize_blocks(8, data, decoded, 0, _kernels.Chunks(1 << 18, 1 << 18), 1),
-    ):
+    kernels = _kernels.QuantizeBlocks(8, values, 0, data), _kernels.DequantizeBlocks(8, data, decoded, 0)
+    for kernel in kernels:
+
+        def call(kernel=kernel):
+            kernel.hand_out(1 << 18, 1 << 18)
+            kernel.run(1)
+
         assert any(runs_meanwhile(call) for _ in range(20))  # a busy machine may not wake the thread in time
     assert decoded[-4:].view(np.float32) == pytest.approx(1, rel=1e-3)
 

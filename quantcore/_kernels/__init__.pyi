@@ -1,5 +1,7 @@
 """Types of the compiled kernels; one stub serves every CPU level."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -7,200 +9,178 @@ HISTOGRAM_BINS: int
 LEVEL: str
 SUPPORTED_LEVELS: tuple[str, ...]
 
-class Chunks:
-    def __init__(self, total: int, size: int, goes_on: bool = False) -> None: ...
+_Bytes = NDArray[Any]
+_Counts = NDArray[np.uint32] | NDArray[np.uint64]
+_Floats = NDArray[np.float32]
+_Integers = NDArray[np.int32]
+_Layout = tuple[int, int, int, int]
+_Sums = NDArray[np.float64]
+
+class Kernel:
+    def hand_out(self, total: int, size: int, goes_on: bool = False) -> None: ...
+    def run(self, most: int) -> None: ...
     def cancel(self) -> None: ...
     @property
     def first_bad(self) -> int: ...
     @property
     def is_done(self) -> bool: ...
 
+class QuantizeBlocks(Kernel):
+    def __init__(self, type_id: int, values: _Bytes, dtype: int, out: NDArray[np.uint8]) -> None: ...
+
+class DequantizeBlocks(Kernel):
+    def __init__(self, type_id: int, data: NDArray[np.uint8], out: _Bytes, dtype: int) -> None: ...
+
+class QuantizeNibbles(Kernel):
+    def __init__(
+        self,
+        values: _Bytes,
+        dtype: int,
+        block_size: int,
+        quant_type: int,
+        tree: _Floats,
+        scales: _Floats,
+        out: NDArray[np.uint8],
+    ) -> None: ...
+
+class QuantizeNibblesLinear(Kernel):
+    def __init__(
+        self,
+        values: _Bytes,
+        dtype: int,
+        block_size: int,
+        quant_type: int,
+        tree: _Floats,
+        super_block_size: int,
+        scales: NDArray[np.uint8],
+        super_scales: _Floats,
+        out: NDArray[np.uint8],
+    ) -> None: ...
+
+class DequantizeNibbles(Kernel):
+    def __init__(
+        self, data: NDArray[np.uint8], block_size: int, scales: _Floats, table: _Floats, out: _Bytes, dtype: int
+    ) -> None: ...
+
+class ExtremesOfGroups(Kernel):
+    def __init__(self, values: _Bytes, dtype: int, layout: _Layout, lowest: _Integers, highest: _Integers) -> None: ...
+
+class ExtremesOfColumns(Kernel):
+    def __init__(
+        self, values: _Bytes, dtype: int, first: int, width: int, lowest: _Integers, highest: _Integers
+    ) -> None: ...
+
+class QuantizeGroups(Kernel):
+    def __init__(
+        self,
+        values: _Bytes,
+        dtype: int,
+        layout: _Layout,
+        inverses: _Floats,
+        zero_points: _Integers,
+        qmin: int,
+        qmax: int,
+        out: _Bytes,
+    ) -> None: ...
+
+class QuantizeColumns(Kernel):
+    def __init__(
+        self,
+        values: _Bytes,
+        dtype: int,
+        first: int,
+        inverses: _Floats,
+        zero_points: _Integers,
+        qmin: int,
+        qmax: int,
+        out: _Bytes,
+    ) -> None: ...
+
+class DequantizeGroups(Kernel):
+    def __init__(
+        self,
+        codes: _Bytes,
+        is_signed: bool,
+        layout: _Layout,
+        scales: _Floats,
+        zero_points: _Integers,
+        out: _Bytes,
+        dtype: int,
+    ) -> None: ...
+
+class DequantizeColumns(Kernel):
+    def __init__(
+        self,
+        codes: _Bytes,
+        is_signed: bool,
+        first: int,
+        scales: _Floats,
+        zero_points: _Integers,
+        out: _Bytes,
+        dtype: int,
+    ) -> None: ...
+
+class FakeQuantizeGroups(Kernel):
+    def __init__(
+        self,
+        work: int,
+        values: _Bytes,
+        dtype: int,
+        grads: _Bytes | None,
+        grad_dtype: int,
+        out: _Bytes,
+        out_dtype: int,
+        parameters: _Floats,
+        sums: _Sums | None,
+        layout: _Layout,
+    ) -> None: ...
+
+class FakeQuantizeColumns(Kernel):
+    def __init__(
+        self,
+        work: int,
+        first: int,
+        values: _Bytes,
+        dtype: int,
+        grads: _Bytes | None,
+        grad_dtype: int,
+        out: _Bytes,
+        out_dtype: int,
+        parameters: _Floats,
+        sums: _Sums | None,
+    ) -> None: ...
+
+class CountValues(Kernel):
+    def __init__(self, values: _Bytes, dtype: int) -> None: ...
+    def count(self, grids: _Integers, counts: NDArray[np.uint64], most: int) -> None: ...
+
+class CountChannels(Kernel):
+    def __init__(
+        self, values: _Bytes, dtype: int, outer: int, inner: int, grids: _Integers, counts: _Counts
+    ) -> None: ...
+
+class CountHalves(Kernel):
+    def __init__(self, values: _Bytes, dtype: int) -> None: ...
+    def count(self, uppers: NDArray[np.uint32], counts: NDArray[np.uint32], most: int) -> bool: ...
+
+class ErrorsOfPairs(Kernel):
+    def __init__(self, x: _Bytes, x_dtype: int, y: _Bytes, y_dtype: int, threshold: float, sums: _Sums) -> None: ...
+
+class ErrorsOfAffine(Kernel):
+    def __init__(
+        self,
+        values: _Bytes,
+        dtype: int,
+        layout: _Layout,
+        is_in_columns: bool,
+        parameters: _Floats,
+        threshold: float,
+        sums: _Sums,
+    ) -> None: ...
+
 def block_sizes() -> dict[int, tuple[int, int]]: ...
-def quantize_blocks(
-    type_id: int, values: NDArray[np.uint8], dtype: int, out: NDArray[np.uint8], chunks: Chunks, most: int
-) -> None: ...
-def dequantize_blocks(
-    type_id: int, data: NDArray[np.uint8], out: NDArray[np.uint8], dtype: int, chunks: Chunks, most: int
-) -> None: ...
-def walk_strings(buffer: bytes | bytearray, offset: int, n_strings: int) -> tuple[int, int]: ...
-def quantize_nibbles(
-    values: NDArray[np.uint8],
-    dtype: int,
-    block_size: int,
-    quant_type: int,
-    tree: NDArray[np.float32],
-    scales: NDArray[np.float32],
-    out: NDArray[np.uint8],
-    chunks: Chunks,
-    most: int,
-) -> None: ...
-def quantize_nibbles_linear(
-    values: NDArray[np.uint8],
-    dtype: int,
-    block_size: int,
-    quant_type: int,
-    tree: NDArray[np.float32],
-    super_block_size: int,
-    scales: NDArray[np.uint8],
-    super_scales: NDArray[np.float32],
-    out: NDArray[np.uint8],
-    chunks: Chunks,
-    most: int,
-) -> None: ...
-def dequantize_nibbles(
-    data: NDArray[np.uint8],
-    block_size: int,
-    scales: NDArray[np.float32],
-    table: NDArray[np.float32],
-    out: NDArray[np.uint8],
-    dtype: int,
-    chunks: Chunks,
-    most: int,
-) -> None: ...
-def nearest_codes(
-    x: NDArray[np.float32], inverse: float, tree: NDArray[np.float32], out: NDArray[np.uint8]
-) -> None: ...
-
-_Layout = tuple[int, int, int, int]
-
-def extremes_of_groups(
-    values: NDArray[np.uint8],
-    dtype: int,
-    layout: _Layout,
-    lowest: NDArray[np.int32],
-    highest: NDArray[np.int32],
-    chunks: Chunks,
-    most: int,
-) -> None: ...
-def extremes_of_columns(
-    values: NDArray[np.uint8],
-    dtype: int,
-    width: int,
-    lowest: NDArray[np.int32],
-    highest: NDArray[np.int32],
-    chunks: Chunks,
-    most: int,
-) -> None: ...
-def quantize_groups(
-    values: NDArray[np.uint8],
-    dtype: int,
-    layout: _Layout,
-    inverses: NDArray[np.float32],
-    zero_points: NDArray[np.int32],
-    qmin: int,
-    qmax: int,
-    out: NDArray[np.uint8],
-    chunks: Chunks,
-    most: int,
-) -> None: ...
-def quantize_columns(
-    values: NDArray[np.uint8],
-    dtype: int,
-    inverses: NDArray[np.float32],
-    zero_points: NDArray[np.int32],
-    qmin: int,
-    qmax: int,
-    out: NDArray[np.uint8],
-    chunks: Chunks,
-    most: int,
-) -> None: ...
-def dequantize_groups(
-    codes: NDArray[np.uint8],
-    is_signed: bool,
-    layout: _Layout,
-    scales: NDArray[np.float32],
-    zero_points: NDArray[np.int32],
-    out: NDArray[np.uint8],
-    dtype: int,
-    chunks: Chunks,
-    most: int,
-) -> None: ...
-def dequantize_columns(
-    codes: NDArray[np.uint8],
-    is_signed: bool,
-    scales: NDArray[np.float32],
-    zero_points: NDArray[np.int32],
-    out: NDArray[np.uint8],
-    dtype: int,
-    chunks: Chunks,
-    most: int,
-) -> None: ...
-def clear_histograms(grids: NDArray[np.int32]) -> None: ...
-def merge_histograms(
-    grids: NDArray[np.int32],
-    counts: NDArray[np.uint32] | NDArray[np.uint64],
-    other_grids: NDArray[np.int32],
-    other_counts: NDArray[np.uint32] | NDArray[np.uint64],
-) -> None: ...
-def count_values(
-    values: NDArray[np.uint8],
-    dtype: int,
-    grids: NDArray[np.int32],
-    counts: NDArray[np.uint64],
-    chunks: Chunks,
-    most: int,
-) -> None: ...
-def count_channels(
-    values: NDArray[np.uint8],
-    dtype: int,
-    outer: int,
-    inner: int,
-    grids: NDArray[np.int32],
-    counts: NDArray[np.uint32] | NDArray[np.uint64],
-    chunks: Chunks,
-    most: int,
-) -> None: ...
-def count_halves(
-    values: NDArray[np.uint8],
-    dtype: int,
-    uppers: NDArray[np.uint32],
-    counts: NDArray[np.uint32],
-    chunks: Chunks,
-    most: int,
-) -> bool: ...
-
-_Buffer = tuple[NDArray[np.uint8] | None, int]
-
-def fake_quantize_groups(
-    work: int,
-    values: _Buffer,
-    grads: _Buffer,
-    out: _Buffer,
-    parameters: NDArray[np.float32],
-    sums: NDArray[np.float64] | None,
-    layout: _Layout,
-    chunks: Chunks,
-    most: int,
-) -> None: ...
-def fake_quantize_columns(
-    work: int,
-    values: _Buffer,
-    grads: _Buffer,
-    out: _Buffer,
-    parameters: NDArray[np.float32],
-    sums: NDArray[np.float64] | None,
-    chunks: Chunks,
-    most: int,
-) -> None: ...
+def clear_histograms(grids: _Integers) -> None: ...
 def error_chunk() -> int: ...
-def errors_of_pairs(
-    x: NDArray[np.uint8],
-    x_dtype: int,
-    y: NDArray[np.uint8],
-    y_dtype: int,
-    threshold: float,
-    sums: NDArray[np.float64],
-    chunks: Chunks,
-    most: int,
-) -> None: ...
-def errors_of_affine(
-    values: NDArray[np.uint8],
-    dtype: int,
-    layout: _Layout,
-    is_in_columns: bool,
-    parameters: NDArray[np.float32],
-    threshold: float,
-    sums: NDArray[np.float64],
-    chunks: Chunks,
-    most: int,
-) -> None: ...
+def merge_histograms(grids: _Integers, counts: _Counts, other_grids: _Integers, other_counts: _Counts) -> None: ...
+def nearest_codes(x: _Floats, inverse: float, tree: _Floats, out: NDArray[np.uint8]) -> None: ...
+def walk_strings(buffer: bytes | bytearray, offset: int, n_strings: int) -> tuple[int, int]: ...

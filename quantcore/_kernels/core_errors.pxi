@@ -1,4 +1,5 @@
-# core_errors.pxi: the part of _core.pyx for error sums.
+# core_errors.pxi: error sums, for _core.pyx. Items are error chunks, of which each has a row of N_SUMS sums.
+from quantcore._kernels.errors cimport N_SUMS
 from quantcore._kernels.table cimport ERROR_CHUNK, AffineCoding
 
 
@@ -7,51 +8,60 @@ def error_chunk():
     return ERROR_CHUNK
 
 
-def errors_of_pairs(
-    const uint8_t[::1] x, int x_dtype, const uint8_t[::1] y, int y_dtype, double threshold, double[:, ::1] sums,
-    Chunks chunks, int64_t most,
-):
-    """A row of sums for each error chunk of n pairs; `chunks` hand out error chunks."""
-    cdef int64_t n = x.shape[0] // size_of(x_dtype), start, first
-    if chunks.total == 0:
-        return
-    with nogil:
-        start = chunks.take(&most)
-        while start >= 0:
-            first = start * ERROR_CHUNK
-            TABLE.pairs_errors(
-                &x[0] + first * size_of(x_dtype), x_dtype, &y[0] + first * size_of(y_dtype), y_dtype,
-                min(n - first, chunks.count(start) * ERROR_CHUNK), threshold, &sums[start, 0],
-            )
-            start = chunks.take(&most)
+cdef class ErrorsOfPairs(Kernel):
+    """Sums over pairs."""
+
+    cdef const uint8_t* x
+    cdef const uint8_t* y
+    cdef int x_dtype, y_dtype
+    cdef int64_t n_pairs
+    cdef double threshold
+    cdef double* sums
+
+    def __init__(self, object x, int x_dtype, object y, int y_dtype, double threshold, object sums):
+        self.y, self.y_dtype = self.read(y), y_dtype
+        self.x, self.x_dtype = self.read(x), x_dtype
+        self.n_pairs = self.n_bytes() // size_of(x_dtype)
+        self.threshold, self.sums = threshold, <double*> self.write(sums, 8)
+
+    cdef int64_t work(self, int64_t first, int64_t n) noexcept nogil:
+        cdef int64_t start = first * ERROR_CHUNK
+        TABLE.pairs_errors(
+            self.x + start * size_of(self.x_dtype), self.x_dtype, self.y + start * size_of(self.y_dtype), self.y_dtype,
+            min(self.n_pairs - start, n * ERROR_CHUNK), self.threshold, self.sums + first * N_SUMS,
+        )
+        return -1
 
 
-def errors_of_affine(
-    const uint8_t[::1] values, int dtype, tuple layout, bint is_in_columns, const float[:, ::1] parameters,
-    double threshold, double[:, ::1] sums, Chunks chunks, int64_t most,
-):
-    """A row of sums for each error chunk of values and what their affine codes give; `chunks` hand out error chunks.
+cdef class ErrorsOfAffine(Kernel):
+    """Sums over values and what their affine codes give.
 
-    `parameters`: as for fake_quantize_groups, of groups or of the columns of a row.
+    `parameters`: as for FakeQuantize, of groups or of the columns of a row.
     """
-    cdef int64_t n = values.shape[0] // size_of(dtype), start, first
+
+    cdef const uint8_t* values
+    cdef int dtype
+    cdef int64_t n_values
     cdef AffineCoding coding
-    if chunks.total == 0:
-        return
-    coding.layout = layout_of(layout)
-    coding.n_scales = parameters.shape[1]
-    coding.width = parameters.shape[1] if is_in_columns else 0
-    coding.scales, coding.inverses = &parameters[0, 0], &parameters[1, 0]
-    coding.lows, coding.highs = &parameters[3, 0], &parameters[4, 0]
-    with nogil:
-        start = chunks.take(&most)
-        while start >= 0:
-            first = start * ERROR_CHUNK
-            chunks.report(
-                0,
-                TABLE.affine_errors(
-                    &values[0], dtype, first, min(n - first, chunks.count(start) * ERROR_CHUNK), &coding, threshold,
-                    &sums[start, 0],
-                ),
-            )
-            start = chunks.take(&most)
+    cdef double threshold
+    cdef double* sums
+
+    def __init__(
+        self, object values, int dtype, tuple layout, bint is_in_columns, object parameters, double threshold,
+        object sums,
+    ):
+        cdef const float* rows = <const float*> self.read(parameters, 4)
+        cdef int64_t n = self.n_held() // 5
+        self.coding.layout, self.coding.n_scales, self.coding.width = layout_of(layout), n, n if is_in_columns else 0
+        self.coding.scales, self.coding.inverses = rows, rows + n
+        self.coding.lows, self.coding.highs = rows + 3 * n, rows + 4 * n
+        self.values, self.dtype = self.read(values), dtype
+        self.n_values = self.n_bytes() // size_of(dtype)
+        self.threshold, self.sums = threshold, <double*> self.write(sums, 8)
+
+    cdef int64_t work(self, int64_t first, int64_t n) noexcept nogil:
+        cdef int64_t start = first * ERROR_CHUNK
+        return TABLE.affine_errors(
+            self.values, self.dtype, start, min(self.n_values - start, n * ERROR_CHUNK), &self.coding, self.threshold,
+            self.sums + first * N_SUMS,
+        )

@@ -1,71 +1,74 @@
-# core_fake_quant.pxi: fake quantization and its gradients, for _core.pyx.
+# core_fake_quant.pxi: fake quantization and its gradients, for _core.pyx. Items as in core_affine.pxi.
 from quantcore._kernels.table cimport FakeQuantJob, GroupLayout
 
 
-cdef FakeQuantJob job_of(int work, tuple values, tuple grads, tuple out, const float[:, ::1] parameters):
-    cdef const uint8_t[::1] values_raw = values[0]
-    cdef const uint8_t[::1] grads_raw = grads[0]
-    cdef uint8_t[::1] out_raw = out[0]
-    cdef FakeQuantJob job
-    job.work = work
-    job.in_columns = False
-    job.values, job.dtype = &values_raw[0], values[1]
-    job.grads, job.grad_dtype = NULL, grads[1]
-    if grads_raw is not None:
-        job.grads = &grads_raw[0]
-    job.out, job.out_dtype = &out_raw[0], out[1]
-    job.scales, job.inverses = &parameters[0, 0], &parameters[1, 0]
-    job.zero_points, job.lows, job.highs = &parameters[2, 0], &parameters[3, 0], &parameters[4, 0]
-    job.scale_sums = job.outside_sums = NULL
-    return job
+cdef class FakeQuantize(Kernel):
+    """What both ways have in common.
 
-
-def fake_quantize_groups(
-    int work, tuple values, tuple grads, tuple out, const float[:, ::1] parameters, double[:, :, ::1] sums,
-    tuple layout, Chunks chunks, int64_t most,
-):
-    """Fake quantization or a gradient of it (`work`), a scale for each group; `chunks` hand out groups.
-
-    `values`, `grads` and `out`: raw bytes and their element type; `grads` may have none. `parameters`: rows of scales,
-    inverses, zero points, lowest and highest codes less the zero points. `sums`, of LSQ alone, shape (2, 1, number of
-    groups): of the scales' terms, and of the gradient out of range.
+    `values`, `grads` and `out`: an array and its element type; `grads` may be None. `parameters`, float32 of shape
+    (5, n): rows of scales, inverses, zero points, lowest and highest codes less the zero points.
     """
-    cdef GroupLayout groups = layout_of(layout)
+
     cdef FakeQuantJob job
-    cdef int64_t start
-    if chunks.total == 0:
-        return
-    job = job_of(work, values, grads, out, parameters)
-    if sums is not None:
-        job.scale_sums, job.outside_sums = &sums[0, 0, 0], &sums[1, 0, 0]
-    with nogil:
-        start = chunks.take(&most)
-        while start >= 0:
-            chunks.report(
-                0, TABLE.fake_quant_groups(&job, &groups, parameters.shape[1], start, chunks.count(start))
-            )
-            start = chunks.take(&most)
+    cdef int64_t n_scales
+
+    cdef int take_arrays(
+        self, int work, int64_t first, object values, int dtype, object grads, int grad_dtype, object out,
+        int out_dtype, object parameters,
+    ) except -1:
+        cdef const float* rows = <const float*> self.read(parameters, 4)
+        cdef int64_t n = self.n_held() // 5
+        self.n_scales = n
+        self.job.work = work
+        self.job.values, self.job.dtype = self.read(values) + first * size_of(dtype), dtype
+        self.job.grads, self.job.grad_dtype = NULL, grad_dtype
+        if grads is not None:
+            self.job.grads = self.read(grads) + first * size_of(grad_dtype)
+        self.job.out, self.job.out_dtype = self.write(out) + first * size_of(out_dtype), out_dtype
+        self.job.scales, self.job.inverses, self.job.zero_points = rows, rows + n, rows + 2 * n
+        self.job.lows, self.job.highs = rows + 3 * n, rows + 4 * n
+        self.job.scale_sums = self.job.outside_sums = NULL
+        return 0
 
 
-def fake_quantize_columns(
-    int work, tuple values, tuple grads, tuple out, const float[:, ::1] parameters, double[:, :, ::1] sums,
-    Chunks chunks, int64_t most,
-):
-    """As fake_quantize_groups, a scale for each column of a row; `chunks` hand out rows.
+cdef class FakeQuantizeGroups(FakeQuantize):
+    """Fake quantization or a gradient of it (`work`), a scale for each group.
 
-    `sums` of LSQ have the shape (2, number of chunks, width).
+    `sums`, of LSQ alone, shape (2, number of groups): of the scales' terms, and of the gradient out of range.
     """
-    cdef FakeQuantJob job
-    cdef int64_t start, i, width = parameters.shape[1]
-    if chunks.total == 0 or width == 0:
-        return
-    job = job_of(work, values, grads, out, parameters)
-    job.in_columns = True
-    with nogil:
-        start = chunks.take(&most)
-        while start >= 0:
-            if sums is not None:
-                i = start // chunks.size
-                job.scale_sums, job.outside_sums = &sums[0, i, 0], &sums[1, i, 0]
-            chunks.report(0, TABLE.fake_quant_columns(&job, width, start, chunks.count(start)))
-            start = chunks.take(&most)
+
+    cdef GroupLayout layout
+
+    def __init__(
+        self, int work, object values, int dtype, object grads, int grad_dtype, object out, int out_dtype,
+        object parameters, object sums, tuple layout,
+    ):
+        self.take_arrays(work, 0, values, dtype, grads, grad_dtype, out, out_dtype, parameters)
+        self.job.in_columns, self.layout = False, layout_of(layout)
+        if sums is not None:
+            self.job.scale_sums = <double*> self.write(sums, 8)
+            self.job.outside_sums = self.job.scale_sums + self.n_held() // 2
+
+    cdef int64_t work(self, int64_t first, int64_t n) noexcept nogil:
+        return TABLE.fake_quant_groups(&self.job, &self.layout, self.n_scales, first, n)
+
+
+cdef class FakeQuantizeColumns(FakeQuantize):
+    """As FakeQuantizeGroups, a scale for each column; `sums` have the shape (2, number of chunks, width)."""
+
+    def __init__(
+        self, int work, int64_t first, object values, int dtype, object grads, int grad_dtype, object out,
+        int out_dtype, object parameters, object sums,
+    ):
+        self.take_arrays(work, first, values, dtype, grads, grad_dtype, out, out_dtype, parameters)
+        self.job.in_columns = True
+        if sums is not None:
+            self.job.scale_sums = <double*> self.write(sums, 8)
+            self.job.outside_sums = self.job.scale_sums + self.n_held() // 2
+
+    cdef int64_t work(self, int64_t first, int64_t n) noexcept nogil:
+        cdef FakeQuantJob job = self.job
+        if job.scale_sums != NULL:
+            job.scale_sums += first // self.size * self.n_scales
+            job.outside_sums += first // self.size * self.n_scales
+        return TABLE.fake_quant_columns(&job, self.n_scales, first, n)

@@ -1,4 +1,4 @@
-# core_statistics.pxi: the part of _core.pyx for histograms and selection. Histograms are rows of a Grid (histogram.pxd)
+# core_statistics.pxi: histograms and selection, for _core.pyx. Histograms are rows of a Grid (histogram.pxd)
 # as four int32, and of N_BINS counts. Threads do not share what they count into: the caller gives each call arrays of
 # its own, or disjoint rows, and adds them up.
 from libc.stdint cimport uint32_t
@@ -56,89 +56,116 @@ cdef void merge_into(
     merge(grid_at(grids, row), &counts[row, 0], &histogram.grid, folded)
 
 
-def count_values(
-    const uint8_t[::1] values, int dtype, int32_t[:, ::1] grids, uint64_t[:, ::1] counts, Chunks chunks, int64_t most
-):
-    """Add all values to the one histogram; `chunks` hand out elements."""
-    cdef int64_t start, n = 0, itemsize = size_of(dtype)
-    cdef Histogram* histogram
-    if chunks.total == 0:
-        return
-    histogram = <Histogram*> calloc(1, sizeof(Histogram))
-    if histogram == NULL:
-        raise MemoryError
-    clear(histogram, N_TABLES)
-    with nogil:
-        start = chunks.take(&most)
-        while start >= 0:
-            if TABLE.count_channels(
-                &values[0] + start * itemsize, dtype, 1, 1, chunks.count(start), 1, histogram
-            ) < 0:
-                chunks.report(start, 0)
-            n += chunks.count(start)
-            if n >= MOST_COUNTED:
-                merge_into(grids, counts, 0, histogram)
-                clear(histogram, N_TABLES)
-                n = 0
-            start = chunks.take(&most)
-        merge_into(grids, counts, 0, histogram)
-    free(histogram)
+cdef class CountValues(Kernel):
+    """Counts of all values in one histogram. Items are elements."""
 
+    cdef const uint8_t* values
+    cdef int dtype
 
-def count_channels(
-    const uint8_t[::1] values, int dtype, int64_t outer, int64_t inner, int32_t[:, ::1] grids, Count[:, ::1] counts,
-    Chunks chunks, int64_t most,
-):
-    """Add an array of outer x channels x inner to a histogram for each channel; `chunks` hand out channels."""
-    cdef int64_t channels = grids.shape[0], start, c, first, n, itemsize = size_of(dtype)
-    cdef int64_t together = MOST_CHANNELS if inner < SHORTEST_RUN else 1
-    cdef int n_tables = N_TABLES if outer * inner >= MANY_VALUES else 1
-    cdef Histogram* histograms
-    if chunks.total == 0:
-        return
-    histograms = <Histogram*> calloc(together, sizeof(Histogram))
-    if histograms == NULL:
-        raise MemoryError
-    with nogil:
-        start = chunks.take(&most)
-        while start >= 0:
-            first = start
-            while first < start + chunks.count(start):
-                n = min(together, start + chunks.count(start) - first)
-                for c in range(n):
-                    clear(&histograms[c], n_tables)
+    def __init__(self, object values, int dtype):
+        self.values, self.dtype = self.read(values), dtype
+
+    def count(self, int32_t[:, ::1] grids, uint64_t[:, ::1] counts, int64_t most):
+        """`run`, into a histogram that no other thread uses."""
+        cdef int64_t start, count, n = 0
+        cdef Histogram* histogram = <Histogram*> calloc(1, sizeof(Histogram))
+        if histogram == NULL:
+            raise MemoryError
+        clear(histogram, N_TABLES)
+        with nogil:
+            start = self.take(&most)
+            while start >= 0:
+                count = min(self.size, self.total - start)
                 if TABLE.count_channels(
-                    &values[0] + first * inner * itemsize, dtype, outer, channels, inner, n, histograms
+                    self.values + start * size_of(self.dtype), self.dtype, 1, 1, count, 1, histogram
                 ) < 0:
-                    chunks.report(first, 0)
-                else:
+                    self.report(start)
+                n += count
+                if n >= MOST_COUNTED:
+                    merge_into(grids, counts, 0, histogram)
+                    clear(histogram, N_TABLES)
+                    n = 0
+                start = self.take(&most)
+            merge_into(grids, counts, 0, histogram)
+        free(histogram)
+
+
+cdef class CountChannels(Kernel):
+    """Counts of an array of outer x channels x inner, a histogram for each channel. Items are channels."""
+
+    cdef const uint8_t* values
+    cdef int dtype
+    cdef int64_t outer, inner
+    cdef int32_t[:, ::1] grids
+    cdef uint32_t[:, ::1] counts
+    cdef uint64_t[:, ::1] wide_counts
+
+    def __init__(
+        self, object values, int dtype, int64_t outer, int64_t inner, int32_t[:, ::1] grids, object counts
+    ):
+        self.values, self.dtype = self.read(values), dtype
+        self.outer, self.inner, self.grids = outer, inner, grids
+        self.counts, self.wide_counts = (counts, None) if counts.itemsize == 4 else (None, counts)
+
+    def run(self, int64_t most):
+        """Work on chunks until none are left, or so many are done."""
+        cdef int64_t start, c, first, n
+        cdef int64_t together = MOST_CHANNELS if self.inner < SHORTEST_RUN else 1
+        cdef int n_tables = N_TABLES if self.outer * self.inner >= MANY_VALUES else 1
+        cdef Histogram* histograms = <Histogram*> calloc(together, sizeof(Histogram))
+        if histograms == NULL:
+            raise MemoryError
+        with nogil:
+            start = self.take(&most)
+            while start >= 0:
+                first = start
+                while first < min(start + self.size, self.total):
+                    n = min(together, min(start + self.size, self.total) - first)
                     for c in range(n):
-                        merge_into(grids, counts, first + c, &histograms[c])
-                first += n
-            start = chunks.take(&most)
-    free(histograms)
+                        clear(&histograms[c], n_tables)
+                    if TABLE.count_channels(
+                        self.values + first * self.inner * size_of(self.dtype), self.dtype, self.outer,
+                        self.grids.shape[0], self.inner, n, histograms,
+                    ) < 0:
+                        self.report(first)
+                    else:
+                        for c in range(n):
+                            self.merge(first + c, &histograms[c])
+                    first += n
+                start = self.take(&most)
+        free(histograms)
+
+    cdef void merge(self, int64_t channel, const Histogram* histogram) noexcept nogil:
+        if self.counts is not None:
+            merge_into(self.grids, self.counts, channel, histogram)
+        else:
+            merge_into(self.grids, self.wide_counts, channel, histogram)
 
 
-def count_halves(
-    const uint8_t[::1] values, int dtype, const uint32_t[::1] uppers, uint32_t[:, ::1] counts, Chunks chunks,
-    int64_t most,
-):
-    """Count the upper halves of all keys (no `uppers`; two rows), or the lower ones of those with each upper half.
+cdef class CountHalves(Kernel):
+    """Counts of the upper halves of all keys, or of the lower halves of some. Items are elements."""
 
-    `chunks` hand out elements. Returns whether it is done; else the counts are to be taken away first, since they could
-    overflow.
-    """
-    cdef int64_t start, n = 0, itemsize = size_of(dtype)
-    cdef int n_uppers = <int> uppers.shape[0]
-    if chunks.total == 0:
-        return True
-    with nogil:
-        start = chunks.take(&most)
-        while start >= 0:
-            TABLE.count_halves(
-                &values[0] + start * itemsize, dtype, chunks.count(start), &uppers[0] if n_uppers else NULL, n_uppers,
-                &counts[0, 0],
-            )
-            n += chunks.count(start)
-            start = chunks.take(&most) if n < MOST_COUNTED else -1
-    return n < MOST_COUNTED
+    cdef const uint8_t* values
+    cdef int dtype
+
+    def __init__(self, object values, int dtype):
+        self.values, self.dtype = self.read(values), dtype
+
+    def count(self, const uint32_t[::1] uppers, uint32_t[:, ::1] counts, int64_t most):
+        """`run`, into counts that no other thread uses: two rows if there are no `uppers`, else one for each.
+
+        Returns whether it is done; else the counts are to be taken away first, since they could overflow.
+        """
+        cdef int64_t start, count, n = 0
+        cdef int n_uppers = <int> uppers.shape[0]
+        with nogil:
+            start = self.take(&most)
+            while start >= 0:
+                count = min(self.size, self.total - start)
+                TABLE.count_halves(
+                    self.values + start * size_of(self.dtype), self.dtype, count, &uppers[0] if n_uppers else NULL,
+                    n_uppers, &counts[0, 0],
+                )
+                n += count
+                start = self.take(&most) if n < MOST_COUNTED else -1
+        return n < MOST_COUNTED

@@ -1,0 +1,167 @@
+# core_affine.pxi: extremes and affine codes, for _core.pyx. Items are groups, of which some share a scale, or rows of
+# `width` columns that have a scale each; `first` is the element with which the rows begin.
+from quantcore._kernels.table cimport GroupLayout
+
+
+cdef GroupLayout layout_of(tuple layout):
+    """(cols, size, per_row, sharing)"""
+    cdef GroupLayout result
+    result.cols, result.size, result.per_row, result.sharing = layout
+    return result
+
+
+cdef class ExtremesOfGroups(Kernel):
+    """Keys of the extremes of each group."""
+
+    cdef const uint8_t* values
+    cdef int dtype
+    cdef GroupLayout layout
+    cdef int32_t* lowest
+    cdef int32_t* highest
+
+    def __init__(self, object values, int dtype, tuple layout, object lowest, object highest):
+        self.values, self.dtype, self.layout = self.read(values), dtype, layout_of(layout)
+        self.lowest, self.highest = <int32_t*> self.write(lowest, 4), <int32_t*> self.write(highest, 4)
+
+    cdef int64_t work(self, int64_t first, int64_t n) noexcept nogil:
+        TABLE.groups_extremes(self.values, self.dtype, &self.layout, first, n, self.lowest, self.highest)
+        return -1
+
+
+cdef class ExtremesOfColumns(Kernel):
+    """Keys of the extremes of each column, a row of them for each chunk."""
+
+    cdef const uint8_t* values
+    cdef int dtype
+    cdef int64_t width
+    cdef int32_t* lowest
+    cdef int32_t* highest
+
+    def __init__(self, object values, int dtype, int64_t first, int64_t width, object lowest, object highest):
+        self.values, self.dtype, self.width = self.read(values) + first * size_of(dtype), dtype, width
+        self.lowest, self.highest = <int32_t*> self.write(lowest, 4), <int32_t*> self.write(highest, 4)
+
+    cdef int64_t work(self, int64_t first, int64_t n) noexcept nogil:
+        cdef int64_t row = first // self.size * self.width
+        TABLE.columns_extremes(
+            self.values + first * self.width * size_of(self.dtype), self.dtype, n, self.width, self.lowest + row,
+            self.highest + row,
+        )
+        return -1
+
+
+cdef class QuantizeGroups(Kernel):
+    """Affine codes, a scale for each group."""
+
+    cdef const uint8_t* values
+    cdef int dtype, qmin, qmax
+    cdef GroupLayout layout
+    cdef const float* inverses
+    cdef const int32_t* zero_points
+    cdef int64_t n_scales
+    cdef uint8_t* out
+
+    def __init__(
+        self, object values, int dtype, tuple layout, object inverses, object zero_points, int qmin, int qmax,
+        object out,
+    ):
+        self.values, self.dtype, self.layout = self.read(values), dtype, layout_of(layout)
+        self.inverses = <const float*> self.read(inverses, 4)
+        self.n_scales = self.n_held()
+        self.zero_points = <const int32_t*> self.read(zero_points, 4)
+        self.qmin, self.qmax, self.out = qmin, qmax, self.write(out, 1)
+
+    cdef int64_t work(self, int64_t first, int64_t n) noexcept nogil:
+        return TABLE.groups_quantize(
+            self.values, self.dtype, &self.layout, first, n, self.inverses, self.zero_points, self.n_scales, self.qmin,
+            self.qmax, self.out,
+        )
+
+
+cdef class QuantizeColumns(Kernel):
+    """Affine codes, a scale for each column."""
+
+    cdef const uint8_t* values
+    cdef int dtype, qmin, qmax
+    cdef int64_t width
+    cdef const float* inverses
+    cdef const int32_t* zero_points
+    cdef uint8_t* out
+
+    def __init__(
+        self, object values, int dtype, int64_t first, object inverses, object zero_points, int qmin, int qmax,
+        object out,
+    ):
+        self.values, self.dtype = self.read(values) + first * size_of(dtype), dtype
+        self.inverses = <const float*> self.read(inverses, 4)
+        self.width = self.n_held()
+        self.zero_points = <const int32_t*> self.read(zero_points, 4)
+        self.qmin, self.qmax, self.out = qmin, qmax, self.write(out, 1) + first
+
+    cdef int64_t work(self, int64_t first, int64_t n) noexcept nogil:
+        cdef int64_t element = first * self.width
+        return counted_from(
+            first,
+            TABLE.columns_quantize(
+                self.values + element * size_of(self.dtype), self.dtype, n, self.width, self.inverses,
+                self.zero_points, self.qmin, self.qmax, self.out + element,
+            ),
+        )
+
+
+cdef class DequantizeGroups(Kernel):
+    """Values of affine codes, a scale for each group."""
+
+    cdef const uint8_t* codes
+    cdef bint is_signed
+    cdef GroupLayout layout
+    cdef const float* scales
+    cdef const int32_t* zero_points
+    cdef int64_t n_scales
+    cdef uint8_t* out
+    cdef int dtype
+
+    def __init__(
+        self, object codes, bint is_signed, tuple layout, object scales, object zero_points, object out, int dtype
+    ):
+        self.codes, self.is_signed, self.layout = self.read(codes, 1), is_signed, layout_of(layout)
+        self.scales = <const float*> self.read(scales, 4)
+        self.n_scales = self.n_held()
+        self.zero_points = <const int32_t*> self.read(zero_points, 4)
+        self.out, self.dtype = self.write(out), dtype
+
+    cdef int64_t work(self, int64_t first, int64_t n) noexcept nogil:
+        TABLE.groups_dequantize(
+            self.codes, self.is_signed, &self.layout, first, n, self.scales, self.zero_points, self.n_scales, self.out,
+            self.dtype,
+        )
+        return -1
+
+
+cdef class DequantizeColumns(Kernel):
+    """Values of affine codes, a scale for each column."""
+
+    cdef const uint8_t* codes
+    cdef bint is_signed
+    cdef int64_t width
+    cdef const float* scales
+    cdef const int32_t* zero_points
+    cdef uint8_t* out
+    cdef int dtype
+
+    def __init__(
+        self, object codes, bint is_signed, int64_t first, object scales, object zero_points, object out, int dtype
+    ):
+        self.codes, self.is_signed = self.read(codes, 1) + first, is_signed
+        self.scales = <const float*> self.read(scales, 4)
+        self.width = self.n_held()
+        self.zero_points = <const int32_t*> self.read(zero_points, 4)
+        self.out, self.dtype = self.write(out) + first * size_of(dtype), dtype
+
+    cdef int64_t work(self, int64_t first, int64_t n) noexcept nogil:
+        cdef int64_t element = first * self.width
+        TABLE.columns_dequantize(
+            self.codes + element, self.is_signed, n, self.width, self.scales, self.zero_points,
+            self.out + element * size_of(self.dtype), self.dtype,
+        )
+        return -1

@@ -1,0 +1,107 @@
+# core_kernel.pxi: what all classes of _core.pyx have in common: the arrays they hold, and the sharing out to threads.
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+
+cdef enum:
+    MOST_ARRAYS = 6
+
+
+cdef class Kernel:
+    """A kernel and the arrays it works on.
+
+    `hand_out` makes them items 0 to total, which any number of threads then `run` in ascending chunks. `first_bad` is
+    the lowest item that the kernel could not take (-1: none). Chunks above it are no longer handed out unless
+    `goes_on`, all below it have been, so the figure does not depend on the number of threads.
+    """
+
+    cdef Py_buffer arrays[MOST_ARRAYS]
+    cdef int n_arrays
+    cdef int64_t total, size, position, lowest_bad, is_cancelled
+    cdef bint goes_on
+
+    def __dealloc__(self):
+        cdef int i
+        for i in range(self.n_arrays):
+            PyBuffer_Release(&self.arrays[i])
+
+    cdef uint8_t* hold(self, object array, int itemsize, int flags) except? NULL:
+        """Keep a C-contiguous array, of that itemsize unless it is 0, for as long as this object lives."""
+        cdef Py_buffer* view = &self.arrays[self.n_arrays]
+        PyObject_GetBuffer(array, view, flags)
+        self.n_arrays += 1
+        if itemsize and view.itemsize != itemsize:
+            raise TypeError(f"expected items of {itemsize} bytes, got {view.itemsize}")
+        return <uint8_t*> view.buf
+
+    cdef const uint8_t* read(self, object array, int itemsize=0) except? NULL:
+        return self.hold(array, itemsize, PyBUF_SIMPLE)
+
+    cdef uint8_t* write(self, object array, int itemsize=0) except? NULL:
+        return self.hold(array, itemsize, PyBUF_WRITABLE)
+
+    cdef int64_t n_bytes(self) noexcept:
+        """Of the array that was held last."""
+        return self.arrays[self.n_arrays - 1].len
+
+    cdef int64_t n_held(self) noexcept:
+        """Items of the array that was held last."""
+        return self.n_bytes() // self.arrays[self.n_arrays - 1].itemsize
+
+    def hand_out(self, int64_t total, int64_t size, bint goes_on=False):
+        """Begin: items 0 to total, in chunks of that size."""
+        self.goes_on = goes_on
+        self.total = total
+        self.size = size
+        self.position = 0
+        self.lowest_bad = INT64_MAX
+        self.is_cancelled = 0
+
+    def run(self, int64_t most):
+        """Work on chunks until none are left, or so many are done."""
+        cdef int64_t start
+        with nogil:
+            start = self.take(&most)
+            while start >= 0:
+                self.report(self.work(start, min(self.size, self.total - start)))
+                start = self.take(&most)
+
+    cdef int64_t work(self, int64_t first, int64_t n) noexcept nogil:
+        """Work on n items; the lowest one that could not be taken, or -1."""
+        return -1
+
+    def cancel(self):
+        """Hand out no more chunks; those under way are finished."""
+        quantcore_take(&self.is_cancelled, 1)
+
+    @property
+    def first_bad(self):
+        return -1 if self.lowest_bad == INT64_MAX else self.lowest_bad
+
+    @property
+    def is_done(self):
+        """Whether no chunk will be handed out any more."""
+        cdef int64_t position = quantcore_read(&self.position)
+        if position >= self.total or quantcore_read(&self.is_cancelled):
+            return True
+        return position > quantcore_read(&self.lowest_bad) and not self.goes_on
+
+    cdef int64_t take(self, int64_t* most) noexcept nogil:
+        """The first item of the next chunk, or -1; also after `most` chunks, which are counted down."""
+        cdef int64_t start
+        if most[0] <= 0:
+            return -1
+        most[0] -= 1
+        start = quantcore_take(&self.position, self.size)
+        if start >= self.total or quantcore_read(&self.is_cancelled):
+            return -1
+        if start > quantcore_read(&self.lowest_bad) and not self.goes_on:
+            return -1
+        return start
+
+    cdef void report(self, int64_t bad) noexcept nogil:
+        if bad >= 0:
+            quantcore_lower(&self.lowest_bad, bad)
+
+
+cdef int64_t counted_from(int64_t first, int64_t bad) noexcept nogil:
+    """An item of a chunk that begins with `first` as one of all; -1 stays what it is."""
+    return first + bad if bad >= 0 else -1
