@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcore import _kernels
 from quantcore.errors import InvalidTypeError, InvalidValueError
 from quantcore.tables import brief
 
@@ -172,13 +173,15 @@ def output(
     if not flags.aligned or (alignment > 1 and out.ctypes.data % alignment):
         raise InvalidValueError(f"out: must be aligned to {max(alignment, dtype.alignment)} bytes")
     for source in sources:
-        if np.may_share_memory(out, source) and _overlaps(out, source):
+        if not _kernels.are_apart(out, source) and _overlaps(out, source):
             raise InvalidValueError("out: shares memory with the input")
     return out
 
 
 def _overlaps(out: NDArray[Any], source: NDArray[Any]) -> bool:
     try:
+        if not np.may_share_memory(out, source):
+            return False
         return np.shares_memory(out, source, max_work=10_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True

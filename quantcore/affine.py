@@ -4,13 +4,10 @@ A group is a run of elements that share a scale. Where such runs are short (a ch
 taken instead of which each column has its scale; a narrow row is repeated to a width that vectorises.
 """
 
-from __future__ import annotations  # those of functions made for each call would be evaluated each time
-
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from math import prod
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +22,22 @@ NARROWEST_ROW = 512
 INVERSES = 1
 """Row of them in `coding_rows`."""
 
-_INFINITE_KEY = 0x7F800000
 _SCAN = 1 << 20
 
 Layout = tuple[int, int, int, int]
 """Of groups, for the kernels: cols, size, per_row, sharing."""
+
+
+class Part(NamedTuple):
+    """What one run of a kernel does: `n_items` groups of up to `size` elements, or rows of `size` columns.
+
+    Rows begin with element `first` and consist of `repeats` times the channels; 0: groups.
+    """
+
+    first: int
+    n_items: int
+    size: int
+    repeats: int
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class Sharing:
         starts = np.arange(0, self.inner, self.group_size)
         return np.tile(np.minimum(self.group_size, self.inner - starts), self.outer)
 
-    @property
+    @cached_property
     def is_in_columns(self) -> bool:
         return self.group_size is None and self.inner < SHORTEST_RUN and self.channels > 1
 
@@ -69,28 +77,49 @@ class Sharing:
         per_row = -(-self.inner // size)
         return self.inner, size, per_row, max(1, per_row) if self.group_size is None else 1
 
-    @property
-    def n_groups(self) -> int:
-        return self.outer * self.channels * self.layout[2]
-
-    def column_parts(self) -> list[tuple[int, int, int]]:
-        """(first element, rows, repeats): rows of `repeats` times channels x inner, and the rest as one more row."""
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """All groups; or rows of `repeats` times channels x inner, and the rest as one more row."""
+        if not self.is_in_columns:
+            _, size, per_row, _ = self.layout
+            return (Part(0, self.outer * self.channels * per_row, size, 0),)
         width = self.channels * self.inner
         repeats = min(max(1, -(-NARROWEST_ROW // width)), max(1, self.outer))
         n_rows, rest = divmod(self.outer, repeats)
-        parts = [(0, n_rows, repeats)] if n_rows else []
-        return [*parts, (n_rows * repeats * width, 1, rest)] if rest else parts
+        parts = (Part(0, n_rows, width * repeats, repeats), Part(n_rows * repeats * width, 1, width * rest, rest))
+        return tuple(part for part in parts if part.n_items and part.size)
+
+    def widened(self, values: NDArray[Any], part: Part) -> NDArray[Any]:
+        """A value for each column of a part, from one for each scale along the last axis."""
+        return np.tile(np.repeat(values, self.inner, axis=-1), part.repeats)
 
 
-def extremes(source: Floats, sharing: Sharing, name: str, n_threads: int | None) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The smallest and the largest value of the elements of each scale, float32; NaN and inf are refused."""
-    if sharing.is_in_columns:
-        lowest, highest = _extremes_of_columns(source, sharing, n_threads)
-    else:
-        lowest, highest = _extremes_of_groups(source, sharing, n_threads)
-    if lowest.min() <= ~_INFINITE_KEY or highest.max() >= _INFINITE_KEY:
+def extremes(source: Floats, sharing: Sharing, name: str, n_threads: int | None) -> NDArray[np.float32]:
+    """The smallest and the largest value of the elements of each scale, shape (2, n_scales); NaN, inf are refused."""
+    bounds = np.empty((2, sharing.n_scales), np.int32)
+    keys = [_keys_of_part(source, sharing, part, n_threads) for part in sharing.parts]
+    if not _kernels.join_extremes(keys, bounds):
         refuse_first(source, name)
-    return of_keys(lowest), of_keys(highest)
+    return bounds.view(np.float32)
+
+
+def _keys_of_part(
+    source: Floats, sharing: Sharing, part: Part, n_threads: int | None
+) -> tuple[NDArray[np.int32], int, int]:
+    """Keys of extremes with what lies around and within a channel of them, as for `join_extremes`."""
+    item_bytes = part.size * source.itemsize
+    if part.repeats:
+        n_chunks = -(-part.n_items // _parallel.chunk_items(item_bytes, 1))
+        outer, inner = n_chunks * part.repeats, sharing.inner
+        keys = np.empty((2, n_chunks * part.size), np.int32)
+        columns = _kernels.ExtremesOfColumns(source.raw, source.element_type, part.first, part.size, keys)
+        _parallel.run(columns, part.n_items, item_bytes, n_threads, unit=1)
+    else:
+        outer, inner = (1, 1) if sharing.group_size else (sharing.outer, sharing.layout[2])
+        keys = np.empty((2, part.n_items), np.int32)
+        groups = _kernels.ExtremesOfGroups(source.raw, source.element_type, sharing.layout, keys)
+        _parallel.run(groups, part.n_items, item_bytes, n_threads, unit=1)
+    return keys, outer, inner
 
 
 def quantize(
@@ -104,18 +133,16 @@ def quantize(
     n_threads: int | None,
 ) -> None:
     """Codes of every element into `out`; `inverses` are of the scales, as in `coding_rows`."""
-
-    def groups(layout: Layout) -> _kernels.Kernel:
-        return _kernels.QuantizeGroups(source.raw, source.element_type, layout, inverses, zero_points, *limits, out)
-
-    def columns(first: int, n_rows: int, repeats: int) -> _kernels.Kernel:
-        wide_inverses, wide_zero_points = (widened(a, sharing, repeats) for a in (inverses, zero_points))
-        return _kernels.QuantizeColumns(
-            source.raw, source.element_type, first, wide_inverses, wide_zero_points, *limits, out
-        )
-
-    if not run(groups, columns, sharing, source.itemsize, n_threads):
-        refuse_first(source, name)
+    raw, element_type = source.raw, source.element_type
+    for part in sharing.parts:
+        kernel: _kernels.Kernel
+        if part.repeats:
+            wide = sharing.widened(inverses, part), sharing.widened(zero_points, part)
+            kernel = _kernels.QuantizeColumns(raw, element_type, part.first, *wide, *limits, out)
+        else:
+            kernel = _kernels.QuantizeGroups(raw, element_type, sharing.layout, inverses, zero_points, *limits, out)
+        if _parallel.run(kernel, part.n_items, part.size * source.itemsize, n_threads, unit=1) >= 0:
+            refuse_first(source, name)
 
 
 def dequantize(
@@ -129,55 +156,24 @@ def dequantize(
     n_threads: int | None,
 ) -> None:
     """Values of every code into `out`."""
-
-    def groups(layout: Layout) -> _kernels.Kernel:
-        return _kernels.DequantizeGroups(codes, is_signed, layout, scales, zero_points, out, element_type)
-
-    def columns(first: int, n_rows: int, repeats: int) -> _kernels.Kernel:
-        wide_scales, wide_zero_points = (widened(a, sharing, repeats) for a in (scales, zero_points))
-        return _kernels.DequantizeColumns(codes, is_signed, first, wide_scales, wide_zero_points, out, element_type)
-
-    run(groups, columns, sharing, _arrays.ITEMSIZES[element_type], n_threads)
-
-
-def run(
-    groups: Callable[[Layout], _kernels.Kernel],
-    columns: Callable[[int, int, int], _kernels.Kernel],
-    sharing: Sharing,
-    itemsize: int,
-    n_threads: int | None,
-    *,
-    rows: int = 1,
-) -> bool:
-    """Run the kernel made by `groups(layout)`, or by `columns(first element, rows, repeats)` for each part in columns.
-
-    At least `rows` rows of columns are handed out together. Returns whether every element could be taken.
-    """
-    if not sharing.is_in_columns:
-        layout = sharing.layout
-        kernel, item_bytes = groups(layout), max(1, layout[1]) * itemsize
-        return _parallel.run(kernel, sharing.n_groups, item_bytes, n_threads, unit=1) < 0
-    for first, n_rows, repeats in sharing.column_parts():
-        width = repeats * sharing.channels * sharing.inner
-        kernel = columns(first, n_rows, repeats)
-        if _parallel.run(kernel, n_rows, width * itemsize, n_threads, unit=rows) >= 0:
-            return False
-    return True
+    itemsize = _arrays.ITEMSIZES[element_type]
+    for part in sharing.parts:
+        kernel: _kernels.Kernel
+        if part.repeats:
+            wide = sharing.widened(scales, part), sharing.widened(zero_points, part)
+            kernel = _kernels.DequantizeColumns(codes, is_signed, part.first, *wide, out, element_type)
+        else:
+            layout = sharing.layout
+            kernel = _kernels.DequantizeGroups(codes, is_signed, layout, scales, zero_points, out, element_type)
+        _parallel.run(kernel, part.n_items, part.size * itemsize, n_threads, unit=1)
 
 
 def coding_rows(
     scales: NDArray[np.float32], zero_points: NDArray[np.int32], limits: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """What kernels need that go there and back: rows of scales, inverses, zero points, and limits less zero points.
-
-    An inverse is 1 / scale in float32, as torch computes it; finite even of a subnormal scale.
-    """
+    """What kernels take that go there and back: rows of scales, inverses, zero points, and limits less zero points."""
     rows = np.empty((5, scales.size), np.float32)
-    with np.errstate(over="ignore"):
-        np.minimum(np.float32(1) / scales, _arrays.F32_MAX, out=rows[INVERSES])
-    rows[0], rows[2] = scales, zero_points
-    np.subtract(limits[0], zero_points, out=rows[3], casting="unsafe")
-    np.subtract(limits[1], zero_points, out=rows[4], casting="unsafe")
+    _kernels.coding_rows(scales, zero_points, *limits, rows)
     _arrays.given_away(rows)
     return rows
 
@@ -197,50 +193,6 @@ def refuse_first(source: Floats, name: str) -> NoReturn:
         if bad.size:
             _arrays.refuse_range(source, name, start + int(bad[0]), start + int(bad[0]) + 1)
     raise InvalidValueError(f"{name}: changed while it was read")
-
-
-def _extremes_of_groups(
-    source: Floats, sharing: Sharing, n_threads: int | None
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    layout = sharing.layout
-    lowest, highest = np.empty(sharing.n_groups, np.int32), np.empty(sharing.n_groups, np.int32)
-    _parallel.run(
-        _kernels.ExtremesOfGroups(source.raw, source.element_type, layout, lowest, highest),
-        sharing.n_groups,
-        layout[1] * source.itemsize,
-        n_threads,
-        unit=1,
-    )
-    if sharing.n_groups == sharing.n_scales:
-        return lowest, highest
-    shape = (sharing.outer, sharing.channels, layout[2])
-    return lowest.reshape(shape).min(axis=(0, 2)), highest.reshape(shape).max(axis=(0, 2))
-
-
-def _extremes_of_columns(
-    source: Floats, sharing: Sharing, n_threads: int | None
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    def extremes_of_part(first: int, n_rows: int, repeats: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        width = repeats * sharing.channels * sharing.inner
-        n_chunks = -(-n_rows // _parallel.chunk_items(width * source.itemsize, 1))
-        low, high = (np.empty((n_chunks, width), np.int32) for _ in range(2))
-        _parallel.run(
-            _kernels.ExtremesOfColumns(source.raw, source.element_type, first, width, low, high),
-            n_rows,
-            width * source.itemsize,
-            n_threads,
-            unit=1,
-        )
-        shape = (-1, sharing.channels, sharing.inner)
-        return low.reshape(shape).min(axis=(0, 2)), high.reshape(shape).max(axis=(0, 2))
-
-    found = [extremes_of_part(*part) for part in sharing.column_parts()]
-    return np.minimum.reduce([low for low, _ in found]), np.maximum.reduce([high for _, high in found])
-
-
-def widened(values: NDArray[Any], sharing: Sharing, repeats: int) -> NDArray[Any]:
-    """A value for each column of a row, from one for each scale along the last axis."""
-    return np.tile(np.repeat(values, sharing.inner, axis=-1), repeats)
 
 
 def of_keys(keys: NDArray[np.int32]) -> NDArray[np.float32]:

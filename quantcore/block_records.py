@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from quantcore import _arrays
-from quantcore._pickles import reduced
+from quantcore._records import made, reduced
 from quantcore.errors import InvalidValueError
 from quantcore.formats import dequantize, quantize_blocks
 from quantcore.ggml_types import GGML_TYPES, GGUFQuantType
@@ -59,7 +59,7 @@ class BlockQuantized:
         data = np.empty(cls._data_shape(source.shape, "values"), np.uint8)
         quantize_blocks(source, GGML_TYPES[cls.qtype], data.reshape(-1), n_threads)
         _arrays.given_away(data)
-        return cls(data, source.shape)
+        return made(cls, data=data, shape=source.shape)
 
     def dequantize(
         self, *, dtype: DTypeLike = np.float32, n_threads: int | None = None, out: NDArray[Any] | None = None

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from quantcore import _arrays, _kernels, _parallel
+from quantcore._records import made
 from quantcore.bitsandbytes_layout import PackedState, unpacked
 from quantcore.blockwise_records import DoubleQuantized4Bit, Quantized4Bit
 from quantcore.codebooks import CODEBOOKS, Codebook, check_block_size, dynamic_map, midpoint_tree
@@ -82,7 +83,9 @@ def quantize_4bit(
     data = np.empty((source.size + 1) // 2, np.uint8)
     quantize_into(source, codebook, block_size, scales, data, n_threads)
     _arrays.given_away(scales, data)
-    return Quantized4Bit(scales, data, source.shape, block_size, quant_type)
+    return made(
+        Quantized4Bit, scales=scales, data=data, shape=source.shape, block_size=block_size, quant_type=quant_type
+    )
 
 
 def quantize_into(
@@ -215,8 +218,17 @@ def quantize_4bit_double(
     if bad >= 0:
         _arrays.refuse_block(source, "values", bad // block_size, block_size, codebook.name)
     _arrays.given_away(scales, super_scales, data)
-    return DoubleQuantized4Bit(
-        scales, super_scales, 0.0, data, source.shape, block_size, quant_type, super_block_size, scale_code
+    return made(
+        DoubleQuantized4Bit,
+        quantized_scales=scales,
+        super_scales=super_scales,
+        offset=0.0,
+        data=data,
+        shape=source.shape,
+        block_size=block_size,
+        quant_type=quant_type,
+        super_block_size=super_block_size,
+        scale_code=scale_code,
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcore import _arrays
-from quantcore._pickles import reduced
+from quantcore._records import reduced
 from quantcore.bitsandbytes_layout import NestedState, PackedState, finite_float32, nested_map
 from quantcore.codebooks import CODEBOOKS, check_block_size
 from quantcore.errors import InvalidTypeError, InvalidValueError

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from quantcore import _arrays
 from quantcore.errors import InvalidValueError
-from quantcore.granularity import QuantGranularity, QuantMode, QuantParams, params_from_extremes
+from quantcore.granularity import QuantGranularity, QuantMode, QuantParams, code_range, params_within
 from quantcore.tables import brief
 
 __all__ = ["CalibrationMethod", "CalibrationResult"]
@@ -112,7 +112,8 @@ def result_of(
     method: CalibrationMethod,
 ) -> CalibrationResult:
     """The result for the ranges of each channel."""
-    params = params_from_extremes(*clip, granularity, bits, mode, narrow_range=narrow_range)
+    limits = code_range(bits, mode, narrow_range=narrow_range)
+    params = params_within(np.array(clip, np.float32), granularity, bits, mode, limits)
     arrays = [_arrays.frozen(array) for array in (params.scales, params.zero_points, *observed, *clip)]
     figures: list[Any] = [array[0].item() for array in arrays] if granularity.axis is None else list(arrays)
     scale, zero_point, observed_min, observed_max, clip_min, clip_max = figures

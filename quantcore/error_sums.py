@@ -147,7 +147,7 @@ class ErrorSums:
         sharing = params.sharing(x.shape, name)
         parameters = params.coding_rows
         if sharing.is_in_columns:
-            parameters = affine.widened(parameters, sharing, sharing.column_parts()[0][2])
+            parameters = sharing.widened(parameters, sharing.parts[0])
         sums = _rows(x.size)
         bad = _parallel.run(
             _kernels.ErrorsOfAffine(

@@ -5,8 +5,6 @@ for every element or for those alone whose code is not clipped. `lsq` has the gr
 `fake_quantizer` the class that finds parameters by itself.
 """
 
-from __future__ import annotations  # those of functions made for each call would be evaluated each time
-
 from typing import Any
 
 import numpy as np
@@ -183,32 +181,26 @@ def run(
     They are float64, over groups or columns of fixed chunks, so that they do not depend on the number of threads.
     """
     sharing = params.sharing(source.shape, name)
-    parameters = params.coding_rows
     grads_raw, grads_type = (None, 0) if grads is None else (grads.raw, grads.element_type)
     arrays = source.raw, source.element_type, grads_raw, grads_type, result, result_type
-    sums_of_parts: list[NDArray[np.float64]] = []
-
-    def sums_for(n_chunks: int, width: int, inner: int) -> NDArray[np.float64] | None:
-        if work != LSQ:
-            return None
-        sums = np.zeros((2, n_chunks, width))
-        sums_of_parts.append(sums.reshape(2, -1, sharing.n_scales, inner))
-        return sums
-
-    def groups(layout: affine.Layout) -> _kernels.Kernel:
-        sums = sums_for(1, sharing.n_groups, layout[3])
-        return _kernels.FakeQuantizeGroups(work, *arrays, parameters, sums, layout)
-
-    def columns(first: int, n_rows: int, repeats: int) -> _kernels.Kernel:
-        wide = affine.widened(parameters, sharing, repeats)
-        width = wide.shape[1]
-        n_chunks = -(-n_rows // _parallel.chunk_items(width * source.itemsize, _LEAST_ROWS))
-        sums = sums_for(n_chunks, width, sharing.inner)
-        return _kernels.FakeQuantizeColumns(work, first, *arrays, wide, sums)
-
-    rows = _LEAST_ROWS if work == LSQ else 1
-    if not affine.run(groups, columns, sharing, source.itemsize, n_threads, rows=rows):
-        affine.refuse_first(source, name)
-    if work != LSQ:
-        return _NO_SUMS
-    return sum((sums.sum(axis=(1, 3)) for sums in sums_of_parts), np.zeros((2, sharing.n_scales)))
+    totals = _NO_SUMS if work != LSQ else np.zeros((2, sharing.n_scales))
+    for part in sharing.parts:
+        kernel: _kernels.Kernel
+        item_bytes, rows = part.size * source.itemsize, 1
+        sums: NDArray[np.float64] | None = None
+        if part.repeats:
+            wide = sharing.widened(params.coding_rows, part)
+            if work == LSQ:
+                rows = _LEAST_ROWS
+                sums = np.zeros((2, -(-part.n_items // _parallel.chunk_items(item_bytes, rows)), part.size))
+            kernel = _kernels.FakeQuantizeColumns(work, part.first, *arrays, wide, sums)
+        else:
+            if work == LSQ:
+                sums = np.zeros((2, part.n_items))
+            kernel = _kernels.FakeQuantizeGroups(work, *arrays, params.coding_rows, sums, sharing.layout)
+        if _parallel.run(kernel, part.n_items, item_bytes, n_threads, unit=rows) >= 0:
+            affine.refuse_first(source, name)
+        if sums is not None:
+            inner = sharing.inner if part.repeats else sharing.layout[3]
+            totals += sums.reshape(2, -1, sharing.n_scales, inner).sum(axis=(1, 3))
+    return totals

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcore import _arrays, affine, fake_quant
-from quantcore._pickles import reduced
+from quantcore._records import reduced
 from quantcore.errors import InvalidStateError, InvalidTypeError, InvalidValueError
 from quantcore.fake_quant_config import FakeQuantConfig
 from quantcore.granularity import QuantGranularity, QuantParams, check_granularity, check_params, params_within
@@ -165,9 +165,8 @@ class FakeQuantize:
         if not source.size:
             raise InvalidValueError(f"{name}: must not be empty, got shape {source.shape}")
         config, granularity = self._config, self._granularity
-        lowest, highest = affine.extremes(source, granularity.sharing(source.shape), name, n_threads)
-        limits = (config.qmin, config.qmax)
-        return params_within(lowest, highest, granularity, config.bits, config.mode, limits)
+        bounds = affine.extremes(source, granularity.sharing(source.shape), name, n_threads)
+        return params_within(bounds, granularity, config.bits, config.mode, (config.qmin, config.qmax))
 
     def __repr__(self) -> str:
         state = f"num_groups={self._params.num_groups}" if self._params is not None else "not calibrated"

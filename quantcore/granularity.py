@@ -8,8 +8,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcore import _arrays, affine
-from quantcore._pickles import reduced
+from quantcore import _arrays, _kernels, affine
+from quantcore._records import made, reduced
 from quantcore.errors import InvalidTypeError, InvalidValueError
 from quantcore.tables import brief
 
@@ -23,8 +23,7 @@ __all__ = [
 ]
 
 _INT8, _UINT8 = np.dtype(np.int8), np.dtype(np.uint8)
-_ZERO = np.float32(0)
-_SMALLEST_NORMAL = np.finfo(np.float32).tiny
+_SMALLEST_BITS, _LARGEST_BITS = 1, 0x7F7FFFFF  # of positive finite float32
 
 
 class QuantMode(Enum):
@@ -135,12 +134,14 @@ class QuantParams:
             raise InvalidValueError(
                 f"scales, zero_points: expected as many of each, got {scales.size} and {zero_points.size}"
             )
-        _refuse_outside("scales", scales, 0, _arrays.F32_MAX, "must be positive and finite")
-        if self.mode is QuantMode.ASYMMETRIC:
-            low, high = self.quant_min, self.quant_max
-            _refuse_outside("zero_points", zero_points, low - 1, high, f"expected {low} to {high}")
-        else:
-            _refuse_outside("zero_points", zero_points, -1, 0, "expected 0")
+        if not _kernels.are_within(scales, _SMALLEST_BITS, _LARGEST_BITS):
+            bad = np.flatnonzero(~((scales > 0) & np.isfinite(scales)))[0]
+            raise InvalidValueError(f"scales: must be positive and finite, got {scales[bad]} at index {bad}")
+        low, high = (self.quant_min, self.quant_max) if self.mode is QuantMode.ASYMMETRIC else (0, 0)
+        if not _kernels.are_within(zero_points, low, high):
+            bad = np.flatnonzero((zero_points < low) | (zero_points > high))[0]
+            wanted = f"{low} to {high}" if low < high else "0"
+            raise InvalidValueError(f"zero_points: expected {wanted}, got {zero_points[bad]} at index {bad}")
         set_field(self, "scales", scales)
         set_field(self, "zero_points", zero_points)
 
@@ -297,51 +298,24 @@ def calibrate_per_group(
     return calibrated(values, granularity, bits, mode, narrow_range, n_threads)
 
 
-def params_from_extremes(
-    lowest: NDArray[np.float32],
-    highest: NDArray[np.float32],
-    granularity: QuantGranularity,
-    bits: int,
-    mode: QuantMode,
-    *,
-    narrow_range: bool = True,
-) -> QuantParams:
-    """Parameters from the smallest and the largest value of each part."""
-    return params_within(lowest, highest, granularity, bits, mode, code_range(bits, mode, narrow_range=narrow_range))
-
-
 def params_within(
-    lowest: NDArray[np.float32],
-    highest: NDArray[np.float32],
-    granularity: QuantGranularity,
-    bits: int,
-    mode: QuantMode,
-    limits: tuple[int, int],
+    bounds: NDArray[np.float32], granularity: QuantGranularity, bits: int, mode: QuantMode, limits: tuple[int, int]
 ) -> QuantParams:
-    """As `params_from_extremes`, with the smallest and the largest code."""
-    quant_min, quant_max = limits
-    low: NDArray[np.float32] = np.minimum(lowest, _ZERO)
-    high: NDArray[np.float32] = np.maximum(highest, _ZERO)
-    steps = np.float32(quant_max - quant_min)
-    with np.errstate(over="ignore"):
-        if mode is QuantMode.SYMMETRIC:
-            spread, steps = np.maximum(-low, high), np.float32(steps / 2)
-        else:
-            spread = high - low
-        scales: NDArray[np.float32] = np.divide(spread, steps)
-    if np.maximum.reduce(spread) > _arrays.F32_MAX:
-        wide = high.astype(np.float64) - low
-        scales = np.where(spread > _arrays.F32_MAX, (wide / steps).astype(np.float32), scales)
-    is_tiny = np.minimum(spread, scales) < _SMALLEST_NORMAL
-    if is_tiny.any():
-        scales[is_tiny] = 1
-    zero_points = np.zeros(scales.size, np.int32)
-    if mode is QuantMode.ASYMMETRIC:
-        shifted = np.float32(quant_min) - np.rint(low / scales)
-        zero_points[:] = np.minimum(np.maximum(shifted, quant_min), quant_max)
-        zero_points[is_tiny] = 0
+    """Parameters from the smallest and the largest value of each part (`bounds`, shape (2, n)) and of the codes."""
+    n = bounds.shape[1]
+    scales, zero_points = np.empty(n, np.float32), np.empty(n, np.int32)
+    _kernels.parameters_between(bounds, mode is QuantMode.SYMMETRIC, *limits, scales, zero_points)
     _arrays.given_away(scales, zero_points)
-    return QuantParams(scales, zero_points, granularity, mode, bits, quant_min, quant_max)
+    return made(
+        QuantParams,
+        scales=scales,
+        zero_points=zero_points,
+        granularity=granularity,
+        mode=mode,
+        bits=bits,
+        quant_min=limits[0],
+        quant_max=limits[1],
+    )
 
 
 def code_range(bits: int, mode: QuantMode, *, narrow_range: bool = True) -> tuple[int, int]:
@@ -398,22 +372,13 @@ def calibrated(
     source = _arrays.floats(values, "values")
     if not source.size:
         raise InvalidValueError(f"values: must not be empty, got shape {source.shape}")
-    lowest, highest = affine.extremes(source, granularity.sharing(source.shape), "values", n_threads)
-    return params_from_extremes(
-        lowest, highest, granularity, bits, mode, narrow_range=_arrays.flag(narrow_range, "narrow_range")
-    )
+    limits = code_range(bits, mode, narrow_range=_arrays.flag(narrow_range, "narrow_range"))
+    bounds = affine.extremes(source, granularity.sharing(source.shape), "values", n_threads)
+    return params_within(bounds, granularity, bits, mode, limits)
 
 
 def integer_of_either_sign(value: Any, name: str) -> int:
     return _arrays.integer(value, name, -(1 << 31), 1 << 31)
-
-
-def _refuse_outside(name: str, values: NDArray[Any], below: int, high: float, wanted: str) -> None:
-    """`below` is the largest value refused; a subnormal float as the least one allowed would let 0 pass if flushed."""
-    if np.minimum.reduce(values) > below and np.maximum.reduce(values) <= high:
-        return
-    bad = np.flatnonzero(~((values > below) & (values <= high)))[0]
-    raise InvalidValueError(f"{name}: {wanted}, got {values[bad]} at index {bad}")
 
 
 def _flat(array: Any, name: str, dtype: type) -> NDArray[Any]:

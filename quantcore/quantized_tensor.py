@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from quantcore import _arrays, affine
-from quantcore._pickles import reduced
+from quantcore._records import made, reduced
 from quantcore.error_sums import ErrorSums
 from quantcore.errors import InvalidTypeError, InvalidValueError
 from quantcore.granularity import (
@@ -243,7 +243,7 @@ def quantize_tensor(
     params = calibrated(values, check_granularity(granularity), bits, mode, True, n_threads)
     data = quantize_with_params(values, params, n_threads=n_threads)
     _arrays.given_away(data)
-    return QuantizedTensor(data, params, data.shape)
+    return made(QuantizedTensor, data=data, params=params, shape=data.shape)
 
 
 def dequantize_tensor(

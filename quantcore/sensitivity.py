@@ -15,7 +15,8 @@ from quantcore.granularity import (
     QuantParams,
     calibrate_per_tensor,
     check_params,
-    params_from_extremes,
+    code_range,
+    params_within,
 )
 
 __all__ = [
@@ -173,8 +174,10 @@ def analyze_outlier_impact(
     params = calibrate_per_tensor(values, bits, n_threads=n_threads)
     original = _mse(values, params, n_threads)
     source = _arrays.floats(values, "values")
-    limit = np.asarray([np.percentile(np.abs(source.values(0, source.size)), percentile)], np.float32)
-    clipped_params = params_from_extremes(-limit, limit, QuantGranularity.per_tensor(), bits, QuantMode.SYMMETRIC)
+    limit = np.percentile(np.abs(source.values(0, source.size)), percentile)
+    bounds = np.array([[-limit], [limit]], np.float32)
+    limits = code_range(bits, QuantMode.SYMMETRIC)
+    clipped_params = params_within(bounds, QuantGranularity.per_tensor(), bits, QuantMode.SYMMETRIC, limits)
     clipped = _mse(values, clipped_params, n_threads)
     return OutlierImpact(original, clipped, _ratio(original, clipped))
 

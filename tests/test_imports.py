@@ -84,7 +84,7 @@ FLOORS = [
         "_files",
         "_json",
         "_parallel",
-        "_pickles",
+        "_records",
         "array_slabs",
         "bitsandbytes_layout",
         "codebooks",

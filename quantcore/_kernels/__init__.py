@@ -29,11 +29,16 @@ from quantcore._kernels._core import (
     QuantizeGroups,
     QuantizeNibbles,
     QuantizeNibblesLinear,
+    are_apart,
+    are_within,
     block_sizes,
     clear_histograms,
+    coding_rows,
     error_chunk,
+    join_extremes,
     merge_histograms,
     nearest_codes,
+    parameters_between,
     walk_strings,
 )
 
@@ -60,11 +65,16 @@ __all__ = [
     "QuantizeGroups",
     "QuantizeNibbles",
     "QuantizeNibblesLinear",
+    "are_apart",
+    "are_within",
     "block_sizes",
     "clear_histograms",
+    "coding_rows",
     "error_chunk",
+    "join_extremes",
     "merge_histograms",
     "nearest_codes",
+    "parameters_between",
     "walk_strings",
 ]
 

@@ -2,7 +2,7 @@
 # is checked: quantcore/_arrays.py has done that. A kernel with its arrays is an object (core_kernel.pxi), which several
 # threads run together.
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from quantcore._kernels.floats cimport size_of
 from quantcore._kernels.table cimport KernelTable
@@ -49,9 +49,11 @@ def walk_strings(const uint8_t[::1] buffer, int64_t offset, int64_t n_strings):
 
 
 include "core_kernel.pxi"
+include "core_arrays.pxi"
 include "core_blocks.pxi"
 include "core_nibbles.pxi"
 include "core_affine.pxi"
+include "core_parameters.pxi"
 include "core_fake_quant.pxi"
 include "core_statistics.pxi"
 include "core_errors.pxi"

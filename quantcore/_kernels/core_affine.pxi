@@ -11,7 +11,7 @@ cdef GroupLayout layout_of(tuple layout):
 
 
 cdef class ExtremesOfGroups(Kernel):
-    """Keys of the extremes of each group."""
+    """Keys of the extremes of each group, shape (2, number of groups)."""
 
     cdef const uint8_t* values
     cdef int dtype
@@ -19,9 +19,10 @@ cdef class ExtremesOfGroups(Kernel):
     cdef int32_t* lowest
     cdef int32_t* highest
 
-    def __init__(self, object values, int dtype, tuple layout, object lowest, object highest):
+    def __init__(self, object values, int dtype, tuple layout, object keys):
         self.values, self.dtype, self.layout = self.read(values), dtype, layout_of(layout)
-        self.lowest, self.highest = <int32_t*> self.write(lowest, 4), <int32_t*> self.write(highest, 4)
+        self.lowest = <int32_t*> self.write(keys, 4)
+        self.highest = self.lowest + self.n_held() // 2
 
     cdef int64_t work(self, int64_t first, int64_t n) noexcept nogil:
         TABLE.groups_extremes(self.values, self.dtype, &self.layout, first, n, self.lowest, self.highest)
@@ -29,7 +30,7 @@ cdef class ExtremesOfGroups(Kernel):
 
 
 cdef class ExtremesOfColumns(Kernel):
-    """Keys of the extremes of each column, a row of them for each chunk."""
+    """Keys of the extremes of each column, shape (2, number of chunks, width)."""
 
     cdef const uint8_t* values
     cdef int dtype
@@ -37,9 +38,10 @@ cdef class ExtremesOfColumns(Kernel):
     cdef int32_t* lowest
     cdef int32_t* highest
 
-    def __init__(self, object values, int dtype, int64_t first, int64_t width, object lowest, object highest):
+    def __init__(self, object values, int dtype, int64_t first, int64_t width, object keys):
         self.values, self.dtype, self.width = self.read(values) + first * size_of(dtype), dtype, width
-        self.lowest, self.highest = <int32_t*> self.write(lowest, 4), <int32_t*> self.write(highest, 4)
+        self.lowest = <int32_t*> self.write(keys, 4)
+        self.highest = self.lowest + self.n_held() // 2
 
     cdef int64_t work(self, int64_t first, int64_t n) noexcept nogil:
         cdef int64_t row = first // self.size * self.width

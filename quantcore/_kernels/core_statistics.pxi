@@ -1,7 +1,6 @@
 # core_statistics.pxi: histograms and selection, for _core.pyx. Histograms are rows of a Grid (histogram.pxd)
 # as four int32, and of N_BINS counts. Threads do not share what they count into: the caller gives each call arrays of
 # its own, or disjoint rows, and adds them up.
-from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free
 
 from quantcore._kernels.histogram cimport (

@@ -18,7 +18,7 @@ from quantcore.granularity import (
     check_bits,
     check_granularity,
     code_range,
-    params_from_extremes,
+    params_within,
 )
 from quantcore.tables import brief
 from quantcore.torch import _tensors
@@ -241,10 +241,9 @@ class FakeQuantize(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
             observer.observe(x)
             return observer.compute().params
         source = _arrays.floats(x, "x")
-        lowest, highest = affine.extremes(source, self.granularity.sharing(source.shape), "x", None)
-        return params_from_extremes(
-            lowest, highest, self.granularity, self.bits, self.mode, narrow_range=self.narrow_range
-        )
+        bounds = affine.extremes(source, self.granularity.sharing(source.shape), "x", None)
+        limits = code_range(self.bits, self.mode, narrow_range=self.narrow_range)
+        return params_within(bounds, self.granularity, self.bits, self.mode, limits)
 
     def _set(self, name: str, values: Any) -> None:
         """New values for a buffer or a parameter, which stays the same object."""
