@@ -59,12 +59,12 @@ class Sharing:
         return self.outer * -(-self.inner // self.group_size)
 
     @property
-    def counts(self) -> NDArray[np.int64]:
-        """How many elements share each scale."""
+    def counts(self) -> tuple[int, int, int]:
+        """How many elements share a scale, how many the last one of each row, and scales in a row."""
         if self.group_size is None:
-            return np.full(self.channels, self.outer * self.inner)
-        starts = np.arange(0, self.inner, self.group_size)
-        return np.tile(np.minimum(self.group_size, self.inner - starts), self.outer)
+            return self.outer * self.inner, self.outer * self.inner, self.channels
+        per_row = -(-self.inner // self.group_size)
+        return self.group_size, self.inner - (per_row - 1) * self.group_size, per_row
 
     @cached_property
     def is_in_columns(self) -> bool:

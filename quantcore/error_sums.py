@@ -24,7 +24,7 @@ CHUNK_ELEMENTS = _kernels.error_chunk()
 exactly the figures of the whole."""
 
 _N_SUMS = 7
-_SIGNAL, _LARGEST = 0, 5  # of the kernels' sums: that of the squares of x, and the one that is a maximum
+_SIGNAL = 0  # of the kernels' sums: that of the squares of x
 
 
 @dataclass(slots=True)
@@ -106,12 +106,10 @@ class ErrorSums:
 
     def add_rows(self, rows: NDArray[np.float64], n: int) -> None:
         """Add what `rows_of_pairs` gave for n pairs."""
-        rows = np.concatenate([[self._figures()], rows])
         # In their order, in which slabs come to what the whole comes to.
-        total = np.add.accumulate(rows)[-1].tolist()
-        self.signal, self.reconstructed, self.product, self.noise, self.magnitude = total[:_LARGEST]
-        self.max_error = float(rows[:, _LARGEST].max())
-        self.outliers = int(total[_LARGEST + 1])
+        *sums, self.max_error, outliers = _kernels.add_errors(self._figures(), rows)
+        self.signal, self.reconstructed, self.product, self.noise, self.magnitude = sums
+        self.outliers = int(outliers)
         self.num_samples += n
 
     def add_affine(
@@ -158,9 +156,10 @@ class ErrorSums:
             n_threads,
             unit=1,
         )
-        if bad >= 0 or not np.isfinite(sums[:, _SIGNAL]).all():
+        row = _kernels.first_infinite(sums)
+        if bad >= 0 or (row >= 0 and not np.isfinite(sums[:, _SIGNAL]).all()):
             affine.refuse_first(x, name)
-        if not np.isfinite(sums).all():
+        if row >= 0:
             raise InvalidValueError(f"params: a scale of {params.scales.max()} takes codes beyond the range of float32")
         self.add_rows(sums, x.size)
 
@@ -178,7 +177,7 @@ class ErrorSums:
             raise InvalidValueError(
                 f"other: expected the outlier_threshold {self.outlier_threshold}, got {other.outlier_threshold}"
             )
-        self.add_rows(np.array([other._figures()]), other.num_samples)
+        self.add_rows(np.array([other._figures()], np.float64), other.num_samples)
 
     def stats(self) -> QuantErrorStats:
         """The statistics of all pairs that were added.
@@ -233,9 +232,9 @@ def rows_of_pairs(
         n_threads,
         unit=1,
     )
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if bad.size:
-        _refuse_chunk(dict(zip(names, (x, y), strict=True)), int(bad[0]), first)
+    bad = _kernels.first_infinite(rows)
+    if bad >= 0:
+        _refuse_chunk(dict(zip(names, (x, y), strict=True)), bad, first)
     return rows
 
 

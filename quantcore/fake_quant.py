@@ -20,7 +20,6 @@ __all__ = ["fake_quantize_backward", "fake_quantize_with_params", "ste_backward"
 FAKE_QUANTIZE, BACKWARD, LSQ = range(3)
 """Kinds of work, numbered as in `_kernels/table.pxd`."""
 
-_NO_SUMS = np.zeros((2, 0))
 _LEAST_ROWS = 16  # of columns that share a row of sums, which takes four times the memory of a row of float32
 
 
@@ -174,16 +173,17 @@ def run(
     result_type: int,
     n_threads: int | None,
     name: str,
-) -> NDArray[np.float64]:
+) -> list[tuple[NDArray[np.float64], int, int]]:
     """Fake-quantize, or compute a gradient, into `result`.
 
-    Returns, for LSQ alone, two sums for each scale: of its terms, and of the gradient where codes are out of range.
-    They are float64, over groups or columns of fixed chunks, so that they do not depend on the number of threads.
+    Returns, for LSQ alone, sums of its terms, and of the gradient where codes are out of range, as `lsq_gradients` of
+    the kernels takes them. They are over groups, or columns of fixed chunks, so that they do not depend on the number
+    of threads.
     """
     sharing = params.sharing(source.shape, name)
     grads_raw, grads_type = (None, 0) if grads is None else (grads.raw, grads.element_type)
     arrays = source.raw, source.element_type, grads_raw, grads_type, result, result_type
-    totals = _NO_SUMS if work != LSQ else np.zeros((2, sharing.n_scales))
+    found: list[tuple[NDArray[np.float64], int, int]] = []
     for part in sharing.parts:
         kernel: _kernels.Kernel
         item_bytes, rows = part.size * source.itemsize, 1
@@ -192,15 +192,16 @@ def run(
             wide = sharing.widened(params.coding_rows, part)
             if work == LSQ:
                 rows = _LEAST_ROWS
-                sums = np.zeros((2, -(-part.n_items // _parallel.chunk_items(item_bytes, rows)), part.size))
+                n_chunks = -(-part.n_items // _parallel.chunk_items(item_bytes, rows))
+                sums = np.zeros((2, n_chunks * part.size))
+                found.append((sums, n_chunks * part.repeats, sharing.inner))
             kernel = _kernels.FakeQuantizeColumns(work, part.first, *arrays, wide, sums)
         else:
             if work == LSQ:
                 sums = np.zeros((2, part.n_items))
+                inner = sharing.layout[3]
+                found.append((sums, part.n_items // (inner * sharing.n_scales), inner))
             kernel = _kernels.FakeQuantizeGroups(work, *arrays, params.coding_rows, sums, sharing.layout)
         if _parallel.run(kernel, part.n_items, item_bytes, n_threads, unit=rows) >= 0:
             affine.refuse_first(source, name)
-        if sums is not None:
-            inner = sharing.inner if part.repeats else sharing.layout[3]
-            totals += sums.reshape(2, -1, sharing.n_scales, inner).sum(axis=(1, 3))
-    return totals
+    return found

@@ -1,11 +1,12 @@
 """Learned step size quantization (LSQ, Esser et al. 2020, arXiv:1902.08153): gradients of scales and zero points."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcore import _arrays, fake_quant
+from quantcore import _arrays, _kernels, fake_quant
 from quantcore.errors import InvalidTypeError, InvalidValueError
 from quantcore.granularity import QuantParams, check_params
 from quantcore.tables import brief
@@ -97,11 +98,11 @@ def lsq_backward(
         zeros = np.zeros(params.num_groups, np.float32)
         return LsqGradients(dx, zeros, zeros.copy())
     sums = fake_quant.run(fake_quant.LSQ, source, grads, params, dx, element_type, n_threads, "x")
-    sharing = params.sharing(source.shape, "x")
-    with np.errstate(over="ignore", invalid="ignore"):  # of gradients that are not finite
-        factors = 1 / np.sqrt(sharing.counts * float(params.quant_max)) if factor is None else np.float64(factor)
-        dscale, dzero_point = sums[0] * factors, sums[1] * factors * -params.scales.astype(np.float64)
-        return LsqGradients(dx, dscale.astype(np.float32), dzero_point.astype(np.float32))
+    totals, gradients = np.zeros((2, params.num_groups)), np.empty((2, params.num_groups), np.float32)
+    counts = params.sharing(source.shape, "x").counts
+    factor = math.nan if factor is None else factor
+    _kernels.lsq_gradients(sums, params.scales, *counts, params.quant_max, factor, totals, gradients)
+    return LsqGradients(dx, gradients[0], gradients[1])
 
 
 def _factor(value: Any) -> float | None:

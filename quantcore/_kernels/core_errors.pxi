@@ -1,5 +1,7 @@
 # core_errors.pxi: error sums, for _core.pyx. Items are error chunks, of which each has a row of N_SUMS sums.
-from quantcore._kernels.errors cimport N_SUMS
+from libc.math cimport isfinite
+
+from quantcore._kernels.errors cimport LARGEST, N_SUMS
 from quantcore._kernels.table cimport ERROR_CHUNK, AffineCoding
 
 
@@ -65,3 +67,25 @@ cdef class ErrorsOfAffine(Kernel):
             self.values, self.dtype, start, min(self.n_values - start, n * ERROR_CHUNK), &self.coding, self.threshold,
             self.sums + first * N_SUMS,
         )
+
+
+def first_infinite(const double[:, ::1] rows):
+    """The first row with a sum that is inf or NaN, or -1."""
+    cdef int64_t i, j
+    for i in range(rows.shape[0]):
+        for j in range(N_SUMS):
+            if not isfinite(rows[i, j]):
+                return i
+    return -1
+
+
+def add_errors(tuple figures, const double[:, ::1] rows):
+    """`figures` (a row as a tuple) and all rows behind it: sums are added one after the other, the largest is kept."""
+    cdef double total[N_SUMS]
+    cdef int64_t i, j
+    for j in range(N_SUMS):
+        total[j] = figures[j]
+    for i in range(rows.shape[0]):
+        for j in range(N_SUMS):
+            total[j] = max(total[j], rows[i, j]) if j == LARGEST else total[j] + rows[i, j]
+    return tuple([total[j] for j in range(N_SUMS)])

@@ -1,4 +1,6 @@
 # core_fake_quant.pxi: fake quantization and its gradients, for _core.pyx. Items as in core_affine.pxi.
+from libc.math cimport isnan, sqrt
+
 from quantcore._kernels.table cimport FakeQuantJob, GroupLayout
 
 
@@ -72,3 +74,31 @@ cdef class FakeQuantizeColumns(FakeQuantize):
             job.scale_sums += first // self.size * self.n_scales
             job.outside_sums += first // self.size * self.n_scales
         return TABLE.fake_quant_columns(&job, self.n_scales, first, n)
+
+
+def lsq_gradients(
+    list parts, const float[::1] scales, int64_t count, int64_t tail_count, int64_t per_row, double quant_max,
+    double factor, double[:, ::1] totals, float[:, ::1] gradients,
+):
+    """Gradients of scales and zero points (`gradients`, shape (2, n)) from the kernels' sums.
+
+    `parts`: (sums, outer, inner), sums of shape (2, outer x n x inner), which are added to `totals`, of shape (2, n)
+    and zero. The factor is `factor`, or 1 / sqrt(N * quant_max) if that is NaN; N is `count`, or `tail_count` for the
+    last scale of each `per_row`.
+    """
+    cdef const double[:, ::1] sums
+    cdef double by = factor
+    cdef int64_t n = scales.shape[0], outer, inner, c, i, j, at
+    for sums, outer, inner in parts:
+        at = 0
+        for i in range(outer):
+            for c in range(n):
+                for j in range(inner):
+                    totals[0, c] += sums[0, at]
+                    totals[1, c] += sums[1, at]
+                    at += 1
+    for c in range(n):
+        if isnan(factor):
+            by = 1 / sqrt((tail_count if (c + 1) % per_row == 0 else count) * quant_max)
+        gradients[0, c] = <float> (totals[0, c] * by)
+        gradients[1, c] = <float> (totals[1, c] * by * -<double> scales[c])

@@ -8,6 +8,7 @@ cdef enum:
     LANES = 32
     STRIPE = 4 * LANES  # elements that are added together
     N_SUMS = 7
+    LARGEST = 5  # of the sums, the one that is a maximum
 
 ctypedef fused real:
     float
