@@ -7,6 +7,7 @@ work until no chunk is left, so that a busy interpreter does not slow them. Smal
 nothing to lose in a fork. Each block is computed alone, so the bytes do not depend on the number of threads.
 """
 
+import _thread
 import os
 import sys
 import threading
@@ -61,6 +62,10 @@ def get_num_threads() -> int:
         if not setting.isascii() or not setting.isdigit() or int(setting) < 1:
             raise InvalidValueError(f"QUANTCORE_NUM_THREADS: expected an integer >= 1, got {setting!r}")
         return int(setting)
+    return _num_cpus()
+
+
+def _num_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -108,34 +113,37 @@ def _run_in_threads(kernel: _kernels.Kernel, turn: Turn, n_threads: int) -> None
 
     def work() -> None:
         ended = threading.Event()
-        under_way.append(ended)  # a worker that comes after `cancel` finds no chunk
+        under_way.append(ended)
         try:
-            turn(_UNLIMITED)
+            if not kernel.is_done:  # else nobody waits for this thread any more
+                turn(_UNLIMITED)
         except BaseException as error:
             failures.append(error)
             kernel.cancel()
         finally:
             ended.set()
 
-    workers = [threading.Thread(target=work, name="quantcore") for _ in range(n_threads - 1)]
     try:
-        for worker in workers:
-            worker.start()
+        is_crowded = n_threads > _num_cpus()
+        for _ in range(n_threads - 1):
+            if is_crowded:  # waits until the thread runs, so that this one gets a turn to answer Ctrl-C
+                threading.Thread(target=work, name="quantcore").start()
+            else:  # in a third of the time
+                _thread.start_new_thread(work, ())
         _work_in_turns(kernel, turn)
-        for worker in workers:
-            worker.join()
+        for ended in under_way:
+            ended.wait()
         if failures:
             raise failures[0]
     except BaseException:
         kernel.cancel()
-        # Not join: in CPython 3.11, one that Ctrl-C interrupted takes its thread for stopped while that still runs.
         for ended in under_way:
             ended.wait()
         raise
 
 
 def _work_in_turns(kernel: _kernels.Kernel, turn: Turn) -> None:
-    most = 4
+    most = 1
     while not kernel.is_done:
         start = perf_counter()
         turn(most)
