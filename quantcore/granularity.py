@@ -304,18 +304,17 @@ def params_within(
     """Parameters from the smallest and the largest value of each part (`bounds`, shape (2, n)) and of the codes."""
     n = bounds.shape[1]
     scales, zero_points = np.empty(n, np.float32), np.empty(n, np.int32)
-    _kernels.parameters_between(bounds, mode is QuantMode.SYMMETRIC, *limits, scales, zero_points)
+    is_symmetric = mode is QuantMode.SYMMETRIC
+    are_finite = _kernels.parameters_between(bounds, is_symmetric, *limits, scales, zero_points)
     _arrays.given_away(scales, zero_points)
-    return made(
-        QuantParams,
-        scales=scales,
-        zero_points=zero_points,
-        granularity=granularity,
-        mode=mode,
-        bits=bits,
-        quant_min=limits[0],
-        quant_max=limits[1],
-    )
+    codes = {"bits": bits, "quant_min": limits[0], "quant_max": limits[1]}
+    fields: dict[str, Any] = {
+        "scales": scales,
+        "zero_points": zero_points,
+        "granularity": granularity,
+        "mode": mode,
+    } | codes
+    return made(QuantParams, **fields) if are_finite else QuantParams(**fields)
 
 
 def code_range(bits: int, mode: QuantMode, *, narrow_range: bool = True) -> tuple[int, int]:

@@ -282,3 +282,12 @@ def test_a_refused_forward_does_not_calibrate():
     with pytest.raises(InvalidValueError, match="out: expected shape"):
         fq.forward_with_calibration(np.ones(3, np.float32), out=np.ones(4, np.float32))
     assert not fq.is_initialized
+
+
+@pytest.mark.parametrize("is_symmetric", [True, False])
+def test_a_range_too_wide_for_two_codes_is_refused(is_symmetric):
+    config = FakeQuantConfig(2, is_symmetric, 0, 1)
+    values = np.array([-3.4e38, 3.4e38], np.float32)
+    with pytest.raises(InvalidValueError, match=r"^scales: must be positive and finite, got inf at index 0$"):
+        FakeQuantize(config).calibrate(values)
+    assert FakeQuantize(config).calibrate(values / 4).scales[0] > 1e38

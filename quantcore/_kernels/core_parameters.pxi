@@ -4,7 +4,7 @@ from libc.stdint cimport INT32_MAX, INT32_MIN
 
 from quantcore._kernels.affine cimport key_of
 from quantcore._kernels.bits cimport INFINITE, float_of
-from quantcore._kernels.parameters cimport inverse_of, parameters_of
+from quantcore._kernels.parameters cimport FLT_MAX, inverse_of, parameters_of
 
 
 def join_extremes(list parts, int32_t[:, ::1] bounds):
@@ -36,10 +36,16 @@ def join_extremes(list parts, int32_t[:, ::1] bounds):
 def parameters_between(
     const float[:, ::1] bounds, bint is_symmetric, int qmin, int qmax, float[::1] scales, int32_t[::1] zero_points
 ):
-    """Scales and zero points (parameters.pxd) from the smallest and the largest value of each channel."""
+    """Scales and zero points (parameters.pxd) from the smallest and the largest value of each channel.
+
+    Returns whether all scales are finite; with few codes, float32 may not hold them.
+    """
     cdef int64_t c
+    cdef bint are_finite = True
     for c in range(bounds.shape[1]):
         parameters_of(bounds[0, c], bounds[1, c], is_symmetric, qmin, qmax, &scales[c], &zero_points[c])
+        are_finite = are_finite and scales[c] <= FLT_MAX
+    return are_finite
 
 
 def coding_rows(
