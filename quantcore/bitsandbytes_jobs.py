@@ -172,7 +172,8 @@ class QuantizedWeight(Job):
         absmax: NDArray[np.generic] = self._scales
         nested = None
         if self.is_double:
-            absmax, super_scales, mean = dynamic_scales(self._scales)
+            # One thread will do: the slabs take far longer.
+            absmax, super_scales, mean = dynamic_scales(self._scales, 1)
             nested = NestedState(super_scales, mean if offset is None else offset, DOUBLE_QUANT_BLOCK_SIZE, "dynamic")
         dtype = DTYPE_NAMES[self.source.dtype]
         state = PackedState(data, absmax, self.shape, self.block_size, self.quant_type, dtype, nested)

@@ -4,7 +4,9 @@ Blocks run over the flattened tensor, the last one may be short. NF4 and FP4 giv
 become its checkpoints is in `bitsandbytes_layout`.
 """
 
+import operator
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from quantcore import _arrays, _kernels, _parallel
 from quantcore._records import made
 from quantcore.bitsandbytes_layout import PackedState, unpacked
 from quantcore.blockwise_records import DoubleQuantized4Bit, Quantized4Bit
-from quantcore.codebooks import CODEBOOKS, Codebook, check_block_size, dynamic_map, midpoint_tree
+from quantcore.codebooks import CODEBOOKS, Codebook, check_block_size, dynamic_cells
 from quantcore.errors import InvalidTypeError, InvalidValueError
 from quantcore.tables import brief
 
@@ -33,6 +35,8 @@ BLOCK_SIZE = 64
 
 DOUBLE_QUANT_BLOCK_SIZE = 256
 """Scales that share a super-scale."""
+
+_SUMMED_RUN = 8192  # scales; NumPy adds up float32 as float64 in runs of as many, and thus this mean is its mean
 
 
 def quantize_4bit(
@@ -78,14 +82,20 @@ def quantize_4bit(
     """
     codebook = codebook_of(quant_type)
     block_size = check_block_size(block_size, "block_size")
+    scales, data, shape = _quantized(values, codebook, block_size, n_threads)
+    return made(Quantized4Bit, scales=scales, data=data, shape=shape, block_size=block_size, quant_type=quant_type)
+
+
+def _quantized(
+    values: Any, codebook: Codebook, block_size: int, n_threads: int | None
+) -> tuple[NDArray[np.float32], NDArray[np.uint8], tuple[int, ...]]:
+    """Scales, packed codes and the shape of the values."""
     source = _arrays.floats(values, "values")
     scales = np.empty(-(-source.size // block_size), np.float32)
     data = np.empty((source.size + 1) // 2, np.uint8)
     quantize_into(source, codebook, block_size, scales, data, n_threads)
     _arrays.given_away(scales, data)
-    return made(
-        Quantized4Bit, scales=scales, data=data, shape=source.shape, block_size=block_size, quant_type=quant_type
-    )
+    return scales, data, source.shape
 
 
 def quantize_into(
@@ -190,10 +200,29 @@ def quantize_4bit_double(
             raise InvalidValueError(
                 f"super_block_size: must be {DOUBLE_QUANT_BLOCK_SIZE} for 'dynamic' scales, got {super_block_size}"
             )
-        q = quantize_4bit(values, block_size=block_size, quant_type=quant_type, n_threads=n_threads)
-        return DoubleQuantized4Bit(
-            *dynamic_scales(q.scales), q.data, q.shape, block_size, quant_type, super_block_size, scale_code
-        )
+        absmax, data, shape = _quantized(values, codebook, block_size, n_threads)
+        scales, super_scales, offset = dynamic_scales(absmax, n_threads)
+    else:
+        scales, super_scales, data, shape = _quantized_linear(values, codebook, block_size, super_block_size, n_threads)
+        offset = 0.0
+    return made(
+        DoubleQuantized4Bit,
+        quantized_scales=scales,
+        super_scales=super_scales,
+        offset=offset,
+        data=data,
+        shape=shape,
+        block_size=block_size,
+        quant_type=quant_type,
+        super_block_size=super_block_size,
+        scale_code=scale_code,
+    )
+
+
+def _quantized_linear(
+    values: Any, codebook: Codebook, block_size: int, super_block_size: int, n_threads: int | None
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8], tuple[int, ...]]:
+    """Scales, super-scales, packed codes and the shape of the values."""
     source = _arrays.floats(values, "values")
     scales = np.empty(-(-source.size // block_size), np.uint8)
     super_scales = np.empty(-(-scales.size // super_block_size), np.float32)
@@ -218,18 +247,7 @@ def quantize_4bit_double(
     if bad >= 0:
         _arrays.refuse_block(source, "values", bad // block_size, block_size, codebook.name)
     _arrays.given_away(scales, super_scales, data)
-    return made(
-        DoubleQuantized4Bit,
-        quantized_scales=scales,
-        super_scales=super_scales,
-        offset=0.0,
-        data=data,
-        shape=source.shape,
-        block_size=block_size,
-        quant_type=quant_type,
-        super_block_size=super_block_size,
-        scale_code=scale_code,
-    )
+    return scales, super_scales, data, source.shape
 
 
 def dequantize_4bit_double(
@@ -259,7 +277,7 @@ def dequantize_4bit_double(
     """
     if not isinstance(q, DoubleQuantized4Bit):
         raise InvalidTypeError(f"q: expected a DoubleQuantized4Bit, got {type(q).__name__}")
-    return _decoded(q, q.decoded_scales(), dtype, n_threads, out, q.quantized_scales, q.super_scales)
+    return _decoded(q, q.decoded_scales(n_threads=n_threads), dtype, n_threads, out, q.quantized_scales, q.super_scales)
 
 
 def from_bitsandbytes(mapping: Mapping[str, Any]) -> Quantized4Bit | DoubleQuantized4Bit:
@@ -337,21 +355,27 @@ def decode_into(
     )
 
 
-def dynamic_scales(scales: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32], float]:
+def dynamic_scales(
+    scales: NDArray[np.float32], n_threads: int | None
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], float]:
     """bitsandbytes' nested statistics: codes of the dynamic map, absmax of each 256, the mean that was taken off."""
-    codes = np.empty(scales.size, np.uint8)
-    if not scales.size:
-        return codes, np.empty(0, np.float32), 0.0
-    offset = np.float32(scales.mean(dtype=np.float64))
-    centred = scales - offset
-    starts = range(0, scales.size, DOUBLE_QUANT_BLOCK_SIZE)
-    super_scales = np.maximum.reduceat(np.abs(centred), list(starts))
-    tree = midpoint_tree(dynamic_map())
-    inverses = np.float32(1) / np.maximum(super_scales, np.float32(1e-38))
-    for start, inverse in zip(starts, inverses, strict=True):
-        part = slice(start, start + DOUBLE_QUANT_BLOCK_SIZE)
-        _kernels.nearest_codes(centred[part], float(inverse), tree, codes[part])
-    return codes, super_scales, float(offset)
+    size, itemsize = scales.size, scales.itemsize
+    codes = np.empty(size, np.uint8)
+    super_scales = np.empty(-(-size // DOUBLE_QUANT_BLOCK_SIZE), np.float32)
+    offset = 0.0
+    if size:
+        sums = np.empty(-(-size // _SUMMED_RUN), np.float64)
+        _parallel.run(_kernels.SumRuns(scales, _SUMMED_RUN, sums), size, itemsize, n_threads, unit=_SUMMED_RUN)
+        offset = float(np.float32(reduce(operator.add, sums.tolist()) / size))
+        _parallel.run(
+            _kernels.QuantizeScales(scales, DOUBLE_QUANT_BLOCK_SIZE, offset, dynamic_cells(), codes, super_scales),
+            size,
+            itemsize,
+            n_threads,
+            unit=DOUBLE_QUANT_BLOCK_SIZE,
+        )
+    _arrays.given_away(codes, super_scales)
+    return codes, super_scales, offset
 
 
 def _unit(block_size: int) -> int:

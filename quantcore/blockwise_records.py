@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcore import _arrays
+from quantcore import _arrays, _kernels, _parallel
 from quantcore._records import reduced
 from quantcore.bitsandbytes_layout import NestedState, PackedState, finite_float32, nested_map
 from quantcore.codebooks import CODEBOOKS, check_block_size
@@ -16,6 +16,10 @@ from quantcore.errors import InvalidTypeError, InvalidValueError
 from quantcore.tables import brief
 
 __all__ = ["DoubleQuantized4Bit", "Quantized4Bit"]
+
+_F32 = np.dtype(np.float32)
+_U8 = np.dtype(np.uint8)
+_INFINITE_BITS = 0x7F800000
 
 
 class _FourBit(ABC):
@@ -101,7 +105,7 @@ class _FourBit(ABC):
         if not isinstance(self.quant_type, str) or self.quant_type not in CODEBOOKS:
             raise InvalidValueError(f"quant_type: expected one of {', '.join(CODEBOOKS)}, got {brief(self.quant_type)}")
         data = _arrays.packed(self.data, "data")
-        set_field(self, "data", read_only(data, "data", (len(self) + 1) // 2, np.uint8))
+        set_field(self, "data", read_only(data, "data", (len(self) + 1) // 2, _U8))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -137,7 +141,7 @@ class Quantized4Bit(_FourBit):
 
     def __post_init__(self) -> None:
         self._check_codes()
-        object.__setattr__(self, "scales", read_only(self.scales, "scales", self.num_blocks, np.float32))
+        object.__setattr__(self, "scales", read_only(self.scales, "scales", self.num_blocks, _F32))
 
     def _packed_state(self, dtype: str) -> PackedState:
         return PackedState(self.data, self.scales, self.shape, self.block_size, self.quant_type, dtype, None)
@@ -188,10 +192,11 @@ class DoubleQuantized4Bit(_FourBit):
         set_field(self, "offset", finite_float32(self.offset, "offset"))
         if self.scale_code == "linear" and self.offset != 0:
             raise InvalidValueError(f"offset: must be 0 for 'linear' scales, got {self.offset}")
-        n_super = -(-self.num_blocks // self.super_block_size)
+        n_blocks = self.num_blocks
+        n_super = -(-n_blocks // self.super_block_size)
         scales = _arrays.packed(self.quantized_scales, "quantized_scales")
-        set_field(self, "quantized_scales", read_only(scales, "quantized_scales", self.num_blocks, np.uint8))
-        set_field(self, "super_scales", read_only(self.super_scales, "super_scales", n_super, np.float32))
+        set_field(self, "quantized_scales", read_only(scales, "quantized_scales", n_blocks, _U8))
+        set_field(self, "super_scales", read_only(self.super_scales, "super_scales", n_super, _F32))
 
     @property
     def double_quant_savings(self) -> int:
@@ -204,30 +209,44 @@ class DoubleQuantized4Bit(_FourBit):
             self.data, self.quantized_scales, self.shape, self.block_size, self.quant_type, dtype, nested
         )
 
-    def decoded_scales(self) -> NDArray[np.float32]:
-        """The scale of each block, float32 of shape (num_blocks,)."""
+    def decoded_scales(self, *, n_threads: int | None = None) -> NDArray[np.float32]:
+        """The scale of each block.
+
+        Parameters
+        ----------
+        n_threads : int, optional
+            Threads to use; None: `get_num_threads()`.
+
+        Returns
+        -------
+        ndarray of float32, shape (num_blocks,)
+        """
         table = nested_map(self.scale_code)
-        super_scales = np.repeat(self.super_scales, self.super_block_size)[: self.num_blocks]
-        with np.errstate(over="ignore"):
-            scales: NDArray[np.float32] = table[self.quantized_scales] * super_scales + np.float32(self.offset)
-        # Rounding may carry the scale of values at the very end of float32's range beyond it.
-        scales[scales > _arrays.F32_MAX] = _arrays.F32_MAX
+        scales = np.empty(self.num_blocks, np.float32)
+        _parallel.run(
+            _kernels.DequantizeScales(
+                self.quantized_scales, self.super_block_size, self.super_scales, self.offset, table, scales
+            ),
+            scales.size,
+            scales.itemsize,
+            n_threads,
+            unit=self.super_block_size,
+        )
         return scales
 
 
-def read_only(array: Any, name: str, size: int, dtype: type) -> NDArray[Any]:
-    """A flat read-only view of a record's field, of that many elements and finite."""
+def read_only(array: Any, name: str, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A flat read-only view of a record's field, of that many elements; float32 must be finite and >= 0."""
     array = np.asarray(array)
     if array.dtype != dtype:
-        raise InvalidTypeError(f"{name}: expected dtype {np.dtype(dtype)}, got {array.dtype}")
+        raise InvalidTypeError(f"{name}: expected dtype {dtype}, got {array.dtype}")
     if array.size != size:
         raise InvalidValueError(f"{name}: expected {size} elements for this shape and block size, got {array.size}")
-    if dtype is np.float32 and size and not _is_between(array, 0, np.inf):
-        bad = int(np.flatnonzero(~(np.isfinite(array) & (array >= 0)))[0])
-        raise InvalidValueError(f"{name}: must be finite and >= 0, got {array.reshape(-1)[bad]} at index {bad}")
-    return _arrays.frozen(array).reshape(-1)
-
-
-def _is_between(array: NDArray[Any], low: float, high: float) -> bool:
-    """Whether all are at least `low` and less than `high`, which NaN is not."""
-    return bool(np.minimum.reduce(array, None) >= low and np.maximum.reduce(array, None) < high)
+    # Seen as integers, all that is negative, infinite or NaN is above; so is -0, which is looked at again.
+    if dtype is _F32 and size and np.maximum.reduce(array.view(np.uint32), None) >= _INFINITE_BITS:
+        bad = np.flatnonzero(~(np.isfinite(array) & (array >= 0)))
+        if bad.size:
+            found = f"{array.reshape(-1)[bad[0]]} at index {bad[0]}"
+            raise InvalidValueError(f"{name}: must be finite and >= 0, got {found}")
+    kept = _arrays.frozen(array)
+    return kept if kept.ndim == 1 else kept.reshape(-1)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from quantcore import _arrays
 
-__all__ = ["CODEBOOKS", "Codebook", "check_block_size", "dynamic_map", "midpoint_tree"]
+__all__ = ["CODEBOOKS", "Codebook", "check_block_size", "dynamic_cells", "dynamic_map", "midpoint_tree"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +62,25 @@ def dynamic_map() -> NDArray[np.float32]:
     values = np.sort(np.concatenate([-magnitudes, np.zeros(1, np.float32), magnitudes, np.ones(1, np.float32)]))
     values.setflags(write=False)
     return values
+
+
+@cache
+def dynamic_cells() -> NDArray[np.int32]:
+    """What finds the nearest value of the dynamic map in one look-up; see `dynamic_codes` in `_kernels/blockwise.pxd`.
+
+    The floats from -1 to 1 but those below 2**-22 are numbered in their order, and 2**17 in succession are a cell.
+    """
+    lowest, highest, cell = 0x34800000, 0x3F800000, 1 << 17
+    ascending = dynamic_map()
+    bits = ((ascending[:-1] + ascending[1:]) / np.float32(2)).view(np.int32)
+    midpoints = ((bits & 0x7FFFFFFF) - lowest) ^ (bits >> 31)
+    n_cells = (highest - lowest) // cell + 1  # of each sign
+    first_places = np.arange(-n_cells, n_cells) * cell
+    codes = np.searchsorted(midpoints, first_places)
+    next_places = np.append(midpoints, highest)[codes] - first_places
+    cells = (codes * cell + np.where(next_places < cell, cell - 1 - next_places, 0)).astype(np.int32)
+    cells.setflags(write=False)
+    return cells
 
 
 def check_block_size(value: Any, name: str) -> int:

@@ -62,6 +62,31 @@ class DequantizeNibbles(Kernel):
         self, data: NDArray[np.uint8], block_size: int, scales: _Floats, table: _Floats, out: _Bytes, dtype: int
     ) -> None: ...
 
+class SumRuns(Kernel):
+    def __init__(self, scales: _Floats, run_size: int, sums: _Sums) -> None: ...
+
+class QuantizeScales(Kernel):
+    def __init__(
+        self,
+        scales: _Floats,
+        super_block_size: int,
+        offset: float,
+        cells: _Integers,
+        codes: NDArray[np.uint8],
+        super_scales: _Floats,
+    ) -> None: ...
+
+class DequantizeScales(Kernel):
+    def __init__(
+        self,
+        codes: NDArray[np.uint8],
+        super_block_size: int,
+        super_scales: _Floats,
+        offset: float,
+        table: _Floats,
+        scales: _Floats,
+    ) -> None: ...
+
 class ExtremesOfGroups(Kernel):
     def __init__(self, values: _Bytes, dtype: int, layout: _Layout, keys: _Integers) -> None: ...
 
@@ -197,7 +222,6 @@ def lsq_gradients(
     gradients: _Floats,
 ) -> None: ...
 def merge_histograms(grids: _Integers, counts: _Counts, other_grids: _Integers, other_counts: _Counts) -> None: ...
-def nearest_codes(x: _Floats, inverse: float, tree: _Floats, out: NDArray[np.uint8]) -> None: ...
 def parameters_between(
     bounds: _Floats, is_symmetric: bool, qmin: int, qmax: int, scales: _Floats, zero_points: _Integers
 ) -> bool: ...

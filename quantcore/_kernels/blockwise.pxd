@@ -1,5 +1,6 @@
 # blockwise.pxd: 4-bit codes in blocks of 32 to 4096 elements with a float32 scale each, two to a byte, the first high.
 # int4: two's complement, x = code * scale, scale = absmax / 7. NF4, FP4: x = table[code] * absmax.
+from libc.float cimport FLT_MAX
 from libc.math cimport rintf
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
@@ -22,6 +23,16 @@ cdef enum:
     NIBBLE_TILE = 4096  # elements: the largest block; 16 KiB of float32
     NIBBLE_TILE_BYTES = 2048  # of their codes
     NIBBLE_TILE_BLOCKS = 128  # most of them, of 32 elements
+    SCALES_PART = 256  # scales that are coded together
+    LEAF = 128  # scales that are added up in lanes
+
+# The cells of codebooks.py, which cut the range of the dynamic map: CELL neighbouring floats each.
+cdef enum:
+    CELL_BITS = 17
+    CELL = 1 << CELL_BITS
+    LOWEST_MAGNITUDE = 0x34800000  # 2**-22: what is less is coded as 0
+    HIGHEST_MAGNITUDE = 0x3F800000  # 1
+    N_CELLS = ((HIGHEST_MAGNITUDE - LOWEST_MAGNITUDE) >> CELL_BITS) + 1  # of each sign
 
 
 cdef inline uint32_t absmax_bits(const float* x, int64_t n) noexcept nogil:
@@ -96,3 +107,70 @@ cdef inline void decode_block(
     for j in range(n // GROUP):
         prefetch_run(ahead + stride * j, stride)
         quantcore_lookup32(data + GROUP_BYTES * j, scale, table, y + GROUP * j)
+
+
+cdef inline double sum_of_leaf(const float* x, int64_t n) noexcept nogil:
+    """The sum of n <= LEAF elements, in eight lanes; what is left behind them is added to the sum of the lanes."""
+    cdef double lanes[8]
+    cdef double total = 0
+    cdef int64_t whole = n // 8 * 8, start, j
+    if whole:
+        for j in range(8):
+            lanes[j] = x[j]
+        for start in range(8, whole, 8):
+            for j in range(8):
+                lanes[j] += x[start + j]
+        total = ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]))
+    for j in range(whole, n):
+        total += x[j]
+    return total
+
+
+cdef inline float centred_absmax(const float* x, int64_t n, float offset) noexcept nogil:
+    """The largest magnitude of x - offset."""
+    cdef int64_t j
+    cdef uint32_t largest = 0
+    for j in range(n):
+        largest = max(largest, bits_of(x[j] - offset) & MAGNITUDE)
+    return float_of(largest)
+
+
+cdef inline int32_t place_of(float v) noexcept nogil:
+    """An integer that orders as the floats do that the dynamic map tells apart; cells are CELL of them in succession."""
+    cdef uint32_t magnitude = bits_of(v) & MAGNITUDE
+    magnitude = max(<uint32_t> LOWEST_MAGNITUDE, min(<uint32_t> HIGHEST_MAGNITUDE, magnitude))
+    return <int32_t> (magnitude - <uint32_t> LOWEST_MAGNITUDE) ^ (<int32_t> bits_of(v) >> 31)
+
+
+cdef inline void dynamic_codes(
+    const float* x, int64_t n, float offset, float inverse, const int32_t* cells, uint8_t* out
+) noexcept nogil:
+    """The codes of (x - offset) * inverse in the dynamic map, for n <= SCALES_PART elements.
+
+    A cell holds one midpoint at most. Its entry is the code of its first place, CELL times, and what has to be added to
+    carry beyond the midpoint into the next code.
+    """
+    cdef int32_t cell[SCALES_PART]
+    cdef int32_t rest[SCALES_PART]
+    cdef int32_t code[SCALES_PART]
+    cdef int32_t place
+    cdef int64_t j
+    for j in range(n):
+        place = place_of((x[j] - offset) * inverse)
+        cell[j] = (place >> CELL_BITS) + N_CELLS
+        rest[j] = place & (CELL - 1)
+    for j in range(n):
+        code[j] = (cells[cell[j]] + rest[j]) >> CELL_BITS
+    for j in range(n):
+        out[j] = <uint8_t> code[j]
+
+
+cdef inline void decode_scales(
+    const uint8_t* codes, int64_t n, float super_scale, float offset, const float* table, float* out
+) noexcept nogil:
+    """table[code] * super_scale + offset; at the very end of float32's range, rounding may carry it beyond."""
+    cdef int64_t j
+    cdef float v
+    for j in range(n):
+        v = table[codes[j]] * super_scale + offset
+        out[j] = v if v <= <float> FLT_MAX else <float> FLT_MAX

@@ -8,12 +8,18 @@ from quantcore._kernels.blockwise cimport (
     GROUP,
     GROUP_BYTES,
     INT4,
+    LEAF,
     NIBBLE_TILE,
     NIBBLE_TILE_BLOCKS,
     NIBBLE_TILE_BYTES,
+    SCALES_PART,
     absmax_bits,
+    centred_absmax,
     code_blocks,
     decode_block,
+    decode_scales,
+    dynamic_codes,
+    sum_of_leaf,
 )
 from quantcore._kernels.floats cimport FLOAT32, size_of, store_tile
 from quantcore._kernels.walks cimport loaded
@@ -156,16 +162,45 @@ cdef void nibbles_dequantize(
             store_tile(staged, count, dtype, values + start * size_of(dtype))
 
 
-cdef void nearest_of_256(
-    const float* x, int64_t n, float inverse, const float* tree, uint8_t* out
-) noexcept nogil:
+cdef double pairwise_sum(const float* x, int64_t n) noexcept nogil:
+    """In the order of NumPy's sum of a run of float64."""
+    cdef int64_t half = n // 16 * 8
+    return sum_of_leaf(x, n) if n <= LEAF else pairwise_sum(x, half) + pairwise_sum(x + half, n - half)
+
+
+cdef void runs_sum(const float* x, int64_t n, int64_t run, double* sums) noexcept nogil:
     cdef int64_t i
-    cdef int level
-    cdef int32_t node
-    cdef float v
-    for i in range(n):
-        v = x[i] * inverse
-        node = 1
-        for level in range(8):
-            node = 2 * node + (v > tree[node])
-        out[i] = <uint8_t> (node - 256)
+    for i in range((n + run - 1) // run):
+        sums[i] = pairwise_sum(x + i * run, min(run, n - i * run))
+
+
+cdef void scales_quantize(
+    const float* scales, int64_t n, int super_block_size, float offset, const int32_t* cells, uint8_t* codes,
+    float* super_scales,
+) noexcept nogil:
+    cdef int64_t i, stop, start = 0
+    cdef float inverse
+    for i in range((n + super_block_size - 1) // super_block_size):
+        stop = min(n, start + super_block_size)
+        super_scales[i] = centred_absmax(scales + start, stop - start, offset)
+        inverse = <float> 1.0 / max(super_scales[i], <float> 1e-38)
+        while start < stop:
+            dynamic_codes(
+                scales + start, min(<int64_t> SCALES_PART, stop - start), offset, inverse, cells, codes + start
+            )
+            start = min(stop, start + SCALES_PART)
+
+
+cdef void scales_dequantize(
+    const uint8_t* codes, int64_t n, int super_block_size, const float* super_scales, float offset, const float* table,
+    float* scales,
+) noexcept nogil:
+    cdef float own_table[256]  # which no store to the scales can change, as the compiler sees
+    cdef int64_t i, start
+    memcpy(own_table, table, sizeof(own_table))
+    for i in range((n + super_block_size - 1) // super_block_size):
+        start = i * super_block_size
+        decode_scales(
+            codes + start, min(<int64_t> super_block_size, n - start), super_scales[i], offset, own_table,
+            scales + start,
+        )

@@ -83,10 +83,3 @@ cdef class DequantizeNibbles(Kernel):
             self.out + first * size_of(self.dtype), self.dtype,
         )
         return -1
-
-
-def nearest_codes(const float[::1] x, float inverse, const float[::1] tree, uint8_t[::1] out):
-    """The nearest of 256 sorted codes to each x * inverse, by the search tree of their midpoints."""
-    if x.shape[0]:
-        with nogil:
-            TABLE.nearest_of_256(&x[0], x.shape[0], inverse, &tree[0], &out[0])

@@ -33,7 +33,9 @@ offer(4, 8, Q8_0_BLOCK, Q8_0_BYTES, q8_0_quantize, q8_0_dequantize)
 TABLE.nibbles_quantize = nibbles_quantize
 TABLE.nibbles_quantize_linear = nibbles_quantize_linear
 TABLE.nibbles_dequantize = nibbles_dequantize
-TABLE.nearest_of_256 = nearest_of_256
+TABLE.runs_sum = runs_sum
+TABLE.scales_quantize = scales_quantize
+TABLE.scales_dequantize = scales_dequantize
 TABLE.groups_extremes = groups_extremes
 TABLE.columns_extremes = columns_extremes
 TABLE.groups_quantize = groups_quantize

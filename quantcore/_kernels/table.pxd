@@ -33,8 +33,17 @@ ctypedef void (*NibblesDequantize)(
     const uint8_t* data, int64_t n, int block_size, const float* scales, const float* table, uint8_t* values,
     int dtype,
 ) noexcept nogil
-# The code of x[i] * inverse among 256 sorted ones, by the search tree of their midpoints.
-ctypedef void (*NearestOf256)(const float* x, int64_t n, float inverse, const float* tree, uint8_t* out) noexcept nogil
+# The scales of 4-bit codes as codes of the dynamic map, `offset` taken off, in super-blocks, the last one may be short;
+# `cells`: those of codebooks.py. Decoding is for any `table` of 256 values. The sums are of runs, the last one may be short.
+ctypedef void (*RunsSum)(const float* x, int64_t n, int64_t run, double* sums) noexcept nogil
+ctypedef void (*ScalesQuantize)(
+    const float* scales, int64_t n, int super_block_size, float offset, const int32_t* cells, uint8_t* codes,
+    float* super_scales,
+) noexcept nogil
+ctypedef void (*ScalesDequantize)(
+    const uint8_t* codes, int64_t n, int super_block_size, const float* super_scales, float offset, const float* table,
+    float* scales,
+) noexcept nogil
 
 # Affine codes (affine.pxd). Groups are runs that share a scale: `per_row` of `size` elements in each row of `cols`, the
 # last one of a row short; `sharing` groups in succession take one scale, and the scales come round after n_scales.
@@ -143,7 +152,9 @@ ctypedef struct KernelTable:
     NibblesQuantize nibbles_quantize
     NibblesQuantizeLinear nibbles_quantize_linear
     NibblesDequantize nibbles_dequantize
-    NearestOf256 nearest_of_256
+    RunsSum runs_sum
+    ScalesQuantize scales_quantize
+    ScalesDequantize scales_dequantize
     GroupsExtremes groups_extremes
     ColumnsExtremes columns_extremes
     GroupsQuantize groups_quantize
