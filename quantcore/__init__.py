@@ -3,6 +3,7 @@
 from quantcore._kernels import LEVEL as _LEVEL
 from quantcore._parallel import get_num_threads, set_num_threads
 from quantcore._version import __version__ as __version__
+from quantcore.affine_parameters import calibrate_per_channel, calibrate_per_group, calibrate_per_tensor
 from quantcore.analysis import (
     analyze_error,
     error_stats,
@@ -56,14 +57,7 @@ from quantcore.generators import (
     generate_weights_with_outliers,
 )
 from quantcore.ggml_types import GGUF_BLOCK_SIZE, GGUFQuantType
-from quantcore.granularity import (
-    QuantGranularity,
-    QuantMode,
-    QuantParams,
-    calibrate_per_channel,
-    calibrate_per_group,
-    calibrate_per_tensor,
-)
+from quantcore.granularity import QuantGranularity, QuantMode, QuantParams
 from quantcore.lsq import LsqGradients, lsq_backward
 from quantcore.quantized_tensor import (
     QuantizedTensor,

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcore import _arrays
+from quantcore.affine_parameters import calibrated
 from quantcore.benchmark_records import BenchmarkSuite, QuantBenchmarkResult
 from quantcore.block_records import Q4_0, Q8_0
 from quantcore.blockwise import (
@@ -27,7 +28,7 @@ from quantcore.generators import (
     generator_of,
 )
 from quantcore.ggml_types import GGUF_BLOCK_SIZE
-from quantcore.granularity import QuantGranularity, QuantMode, calibrated
+from quantcore.granularity import QuantGranularity, QuantMode
 from quantcore.quantized_tensor import affine_bytes
 from quantcore.tables import brief
 

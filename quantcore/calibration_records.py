@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcore import _arrays
+from quantcore.affine_parameters import params_within
 from quantcore.errors import InvalidValueError
-from quantcore.granularity import QuantGranularity, QuantMode, QuantParams, code_range, params_within
+from quantcore.granularity import QuantGranularity, QuantMode, QuantParams, code_range
 from quantcore.tables import brief
 
 __all__ = ["CalibrationMethod", "CalibrationResult"]

@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from quantcore import _arrays, affine, fake_quant
 from quantcore._records import reduced
+from quantcore.affine_parameters import params_within
 from quantcore.errors import InvalidStateError, InvalidTypeError, InvalidValueError
 from quantcore.fake_quant_config import FakeQuantConfig
-from quantcore.granularity import QuantGranularity, QuantParams, check_granularity, check_params, params_within
+from quantcore.granularity import QuantGranularity, QuantParams, check_granularity, check_params
 from quantcore.tables import brief
 
 __all__ = ["FakeQuantize", "fake_quantize"]

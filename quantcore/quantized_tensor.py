@@ -8,18 +8,10 @@ from numpy.typing import DTypeLike, NDArray
 
 from quantcore import _arrays, affine
 from quantcore._records import made, reduced
+from quantcore.affine_parameters import calibrate_per_channel, calibrate_per_tensor, calibrated
 from quantcore.error_sums import ErrorSums
 from quantcore.errors import InvalidTypeError, InvalidValueError
-from quantcore.granularity import (
-    QuantGranularity,
-    QuantMode,
-    QuantParams,
-    calibrate_per_channel,
-    calibrate_per_tensor,
-    calibrated,
-    check_granularity,
-    check_params,
-)
+from quantcore.granularity import QuantGranularity, QuantMode, QuantParams, check_granularity, check_params
 from quantcore.tables import brief
 
 __all__ = [

@@ -7,17 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from quantcore import _arrays
+from quantcore.affine_parameters import calibrate_per_tensor, params_within
 from quantcore.error_sums import ErrorSums
 from quantcore.errors import InvalidValueError
-from quantcore.granularity import (
-    QuantGranularity,
-    QuantMode,
-    QuantParams,
-    calibrate_per_tensor,
-    check_params,
-    code_range,
-    params_within,
-)
+from quantcore.granularity import QuantGranularity, QuantMode, QuantParams, check_params, code_range
 
 __all__ = [
     "BitWidthComparison",

@@ -54,6 +54,7 @@ FLOORS = [
     },
     {
         "affine",
+        "affine_parameters",
         "analysis",
         "block_records",
         "blockwise",

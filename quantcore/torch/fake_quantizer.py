@@ -8,18 +8,11 @@ import torch
 from torch import nn
 
 from quantcore import _arrays, affine
+from quantcore.affine_parameters import params_within
 from quantcore.calibration import Calibrator
 from quantcore.calibration_records import CalibrationMethod
 from quantcore.errors import InvalidStateError, InvalidTypeError, InvalidValueError
-from quantcore.granularity import (
-    QuantGranularity,
-    QuantMode,
-    QuantParams,
-    check_bits,
-    check_granularity,
-    code_range,
-    params_within,
-)
+from quantcore.granularity import QuantGranularity, QuantMode, QuantParams, check_bits, check_granularity, code_range
 from quantcore.tables import brief
 from quantcore.torch import _tensors
 from quantcore.torch.functional import fake_quantize, learned, learned_params
