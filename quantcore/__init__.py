@@ -59,16 +59,15 @@ from quantcore.generators import (
 from quantcore.ggml_types import GGUF_BLOCK_SIZE, GGUFQuantType
 from quantcore.granularity import QuantGranularity, QuantMode, QuantParams
 from quantcore.lsq import LsqGradients, lsq_backward
+from quantcore.nibbles import pack_nibbles, unpack_nibbles
 from quantcore.quantized_tensor import (
     QuantizedTensor,
     compare_granularities,
     dequantize_tensor,
     dequantize_with_params,
-    pack_nibbles,
     quantization_mse,
     quantize_tensor,
     quantize_with_params,
-    unpack_nibbles,
 )
 from quantcore.sensitivity import analyze_outlier_impact, compare_bit_widths, scale_sensitivity
 from quantcore.suggestions import rank_sensitivity, suggest_types

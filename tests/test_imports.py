@@ -89,6 +89,7 @@ FLOORS = [
         "array_slabs",
         "bitsandbytes_layout",
         "codebooks",
+        "nibbles",
         "npy",
         "npz",
         "patterns",
