@@ -22,9 +22,6 @@ from quantcore.errors import InvalidValueError
 SHORTEST_RUN = 32
 LONGEST_RUN = 1 << 16
 NARROWEST_ROW = 512
-INVERSES = 1
-"""Row of them in `coding_rows`."""
-
 _INFINITE_KEY = 0x7F800000
 _SCAN = 1 << 20
 
@@ -73,10 +70,15 @@ class Sharing:
     def n_groups(self) -> int:
         return self.outer * self.channels * self.layout[2]
 
+    @cached_property
+    def repeats(self) -> int:
+        """How often channels x inner are repeated in a row, so that it is wide enough."""
+        return min(max(1, -(-NARROWEST_ROW // (self.channels * self.inner))), max(1, self.outer))
+
+    @cached_property
     def column_parts(self) -> list[tuple[int, int, int]]:
         """(first element, rows, repeats): rows of `repeats` times channels x inner, and the rest as one more row."""
-        width = self.channels * self.inner
-        repeats = min(max(1, -(-NARROWEST_ROW // width)), max(1, self.outer))
+        width, repeats = self.channels * self.inner, self.repeats
         n_rows, rest = divmod(self.outer, repeats)
         parts = [(0, n_rows, repeats)] if n_rows else []
         return [*parts, (n_rows * repeats * width, 1, rest)] if rest else parts
@@ -96,27 +98,20 @@ def extremes(source: Floats, sharing: Sharing, name: str, n_threads: int | None)
 def quantize(
     source: Floats,
     sharing: Sharing,
-    inverses: NDArray[np.float32],
-    zero_points: NDArray[np.int32],
-    limits: tuple[int, int],
+    parameters: NDArray[np.float32],
     out: NDArray[np.uint8],
     name: str,
     n_threads: int | None,
 ) -> None:
-    """Codes of every element into the bytes of `out`; `inverses` are of the scales, as in `coding_rows`."""
+    """Codes of every element into the bytes of `out`; `parameters` as `rows_for` gives them."""
     itemsize, element_type = source.itemsize, source.element_type
 
     def groups(layout: Layout) -> _parallel.Kernel:
-        return lambda *turn: _kernels.quantize_groups(
-            source.raw, element_type, layout, inverses, zero_points, *limits, out, *turn
-        )
+        return lambda *turn: _kernels.quantize_groups(source.raw, element_type, layout, parameters, out, *turn)
 
-    def columns(start: int, stop: int, repeats: int) -> _parallel.Kernel:
-        raw, target = source.raw[start * itemsize : stop * itemsize], out[start:stop]
-        wide_inverses, wide_zero_points = (widened(a, sharing, repeats) for a in (inverses, zero_points))
-        return lambda *turn: _kernels.quantize_columns(
-            raw, element_type, wide_inverses, wide_zero_points, *limits, target, *turn
-        )
+    def columns(start: int, stop: int, width: int) -> _parallel.Kernel:
+        raw, target, rows = source.raw[start * itemsize : stop * itemsize], out[start:stop], narrowed(parameters, width)
+        return lambda *turn: _kernels.quantize_columns(raw, element_type, rows, target, *turn)
 
     if not run(groups, columns, sharing, itemsize, n_threads):
         refuse_first(source, name)
@@ -126,26 +121,20 @@ def dequantize(
     codes: NDArray[np.uint8],
     is_signed: bool,
     sharing: Sharing,
-    scales: NDArray[np.float32],
-    zero_points: NDArray[np.int32],
+    parameters: NDArray[np.float32],
     out: NDArray[np.uint8],
     element_type: int,
     n_threads: int | None,
 ) -> None:
-    """Values of every code into the bytes of `out`."""
+    """Values of every code into the bytes of `out`; `parameters` as `rows_for` gives them."""
     itemsize = _arrays.ITEMSIZES[element_type]
 
     def groups(layout: Layout) -> _parallel.Kernel:
-        return lambda *turn: _kernels.dequantize_groups(
-            codes, is_signed, layout, scales, zero_points, out, element_type, *turn
-        )
+        return lambda *turn: _kernels.dequantize_groups(codes, is_signed, layout, parameters, out, element_type, *turn)
 
-    def columns(start: int, stop: int, repeats: int) -> _parallel.Kernel:
-        part, target = codes[start:stop], out[start * itemsize : stop * itemsize]
-        wide_scales, wide_zero_points = (widened(a, sharing, repeats) for a in (scales, zero_points))
-        return lambda *turn: _kernels.dequantize_columns(
-            part, is_signed, wide_scales, wide_zero_points, target, element_type, *turn
-        )
+    def columns(start: int, stop: int, width: int) -> _parallel.Kernel:
+        part, target, rows = codes[start:stop], out[start * itemsize : stop * itemsize], narrowed(parameters, width)
+        return lambda *turn: _kernels.dequantize_columns(part, is_signed, rows, target, element_type, *turn)
 
     run(groups, columns, sharing, itemsize, n_threads)
 
@@ -159,7 +148,7 @@ def run(
     *,
     rows: int = 1,
 ) -> bool:
-    """Run the kernel made by `groups(layout)`, or by `columns(first element, end, repeats)` for each part in columns.
+    """Run the kernel made by `groups(layout)`, or by `columns(first element, end, width)` for each part in columns.
 
     At least `rows` rows of columns are handed out together. Returns whether every element could be taken.
     """
@@ -167,9 +156,9 @@ def run(
         layout = sharing.layout
         kernel, item_bytes = groups(layout), max(1, layout[1]) * itemsize
         return _parallel.run(kernel, sharing.n_groups, item_bytes, n_threads, unit=1) < 0
-    for first, n_rows, repeats in sharing.column_parts():
+    for first, n_rows, repeats in sharing.column_parts:
         width = repeats * sharing.channels * sharing.inner
-        kernel = columns(first, first + n_rows * width, repeats)
+        kernel = columns(first, first + n_rows * width, width)
         if _parallel.run(kernel, n_rows, width * itemsize, n_threads, unit=rows) >= 0:
             return False
     return True
@@ -178,13 +167,13 @@ def run(
 def coding_rows(
     scales: NDArray[np.float32], zero_points: NDArray[np.int32], limits: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """What kernels need that go there and back: rows of scales, inverses, zero points, and limits less zero points.
+    """What kernels take of parameters: rows of scales, inverses, zero points, and limits less zero points.
 
     An inverse is 1 / scale in float32, as torch computes it; finite even of a subnormal scale.
     """
     rows = np.empty((5, scales.size), np.float32)
     with np.errstate(over="ignore"):
-        np.minimum(np.float32(1) / scales, _arrays.F32_MAX, out=rows[INVERSES])
+        np.minimum(np.float32(1) / scales, _arrays.F32_MAX, out=rows[1])
     rows[0], rows[2] = scales, zero_points
     np.subtract(limits[0], zero_points, out=rows[3], casting="unsafe")
     np.subtract(limits[1], zero_points, out=rows[4], casting="unsafe")
@@ -245,13 +234,23 @@ def _extremes_of_columns(
         shape = (-1, sharing.channels, sharing.inner)
         return low.reshape(shape).min(axis=(0, 2)), high.reshape(shape).max(axis=(0, 2))
 
-    found = [extremes_of_part(*part) for part in sharing.column_parts()]
+    found = [extremes_of_part(*part) for part in sharing.column_parts]
+    if len(found) == 1:
+        return found[0]
     return np.minimum.reduce([low for low, _ in found]), np.maximum.reduce([high for _, high in found])
 
 
-def widened(values: NDArray[Any], sharing: Sharing, repeats: int) -> NDArray[Any]:
-    """A value for each column of a row, from one for each scale along the last axis."""
-    return np.tile(np.repeat(values, sharing.inner, axis=-1), repeats)
+def widened(rows: NDArray[np.float32], sharing: Sharing) -> NDArray[np.float32]:
+    """`coding_rows` of the columns of a row (`repeats`), from those of the scales."""
+    shape = (len(rows), sharing.repeats, sharing.channels, sharing.inner)
+    wide = np.empty(shape, np.float32)
+    wide[:] = rows[:, None, :, None]
+    return wide.reshape(len(rows), -1)
+
+
+def narrowed(rows: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    """The same for a row that is repeated less often."""
+    return rows if rows.shape[1] == width else np.ascontiguousarray(rows[:, :width])
 
 
 def of_keys(keys: NDArray[np.int32]) -> NDArray[np.float32]:

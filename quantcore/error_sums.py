@@ -145,9 +145,7 @@ class ErrorSums:
         if not x.size:
             return
         sharing = params.sharing(x.shape, name)
-        parameters = params.coding_rows
-        if sharing.is_in_columns:
-            parameters = affine.widened(parameters, sharing, sharing.column_parts()[0][2])
+        parameters = params.rows_for(sharing)
         sums = _rows(x.size)
         bad = _parallel.run(
             lambda *turn: _kernels.errors_of_affine(

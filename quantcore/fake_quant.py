@@ -183,7 +183,7 @@ def run(
     They are float64, over groups or columns of fixed chunks, so that they do not depend on the number of threads.
     """
     sharing = params.sharing(source.shape, name)
-    parameters = params.coding_rows
+    parameters = params.rows_for(sharing)
     out, out_itemsize = _arrays.bytes_of(result), result.itemsize
     sums_of_parts: list[NDArray[np.float64]] = []
 
@@ -199,17 +199,16 @@ def run(
         arrays = _input(source), _input(grads), (out, result_type), parameters, sums
         return lambda *turn: _kernels.fake_quantize_groups(work, *arrays, layout, *turn)
 
-    def columns(start: int, stop: int, repeats: int) -> _parallel.Kernel:
-        wide = affine.widened(parameters, sharing, repeats)
-        width = wide.shape[1]
+    def columns(start: int, stop: int, width: int) -> _parallel.Kernel:
+        rows = affine.narrowed(parameters, width)
         n_chunks = -(-(stop - start) // width // _parallel.chunk_items(width * source.itemsize, _LEAST_ROWS))
         sums = sums_for(n_chunks, width, sharing.inner)
         target = out[start * out_itemsize : stop * out_itemsize], result_type
-        arrays = _input(source, start, stop), _input(grads, start, stop), target, wide, sums
+        arrays = _input(source, start, stop), _input(grads, start, stop), target, rows, sums
         return lambda *turn: _kernels.fake_quantize_columns(work, *arrays, *turn)
 
-    rows = _LEAST_ROWS if work == LSQ else 1
-    if not affine.run(groups, columns, sharing, source.itemsize, n_threads, rows=rows):
+    together = _LEAST_ROWS if work == LSQ else 1
+    if not affine.run(groups, columns, sharing, source.itemsize, n_threads, rows=together):
         affine.refuse_first(source, name)
     if work != LSQ:
         return _NO_SUMS

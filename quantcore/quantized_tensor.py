@@ -73,10 +73,7 @@ def quantize_with_params(
     if not source.size:
         return result
     sharing = params.sharing(source.shape, "values")
-    limits = (params.quant_min, params.quant_max)
-    target = _arrays.bytes_of(result)
-    inverses = params.coding_rows[affine.INVERSES]
-    affine.quantize(source, sharing, inverses, params.zero_points, limits, target, "values", n_threads)
+    affine.quantize(source, sharing, params.rows_for(sharing), _arrays.bytes_of(result), "values", n_threads)
     return result
 
 
@@ -128,7 +125,7 @@ def dequantize_with_params(
     flat = _arrays.bytes_of(_arrays.contiguous(array))
     is_signed = not params.is_asymmetric
     target = _arrays.bytes_of(result)
-    affine.dequantize(flat, is_signed, sharing, params.scales, params.zero_points, target, element_type, n_threads)
+    affine.dequantize(flat, is_signed, sharing, params.rows_for(sharing), target, element_type, n_threads)
     return result
 
 

@@ -4,7 +4,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint8_t, uint64_t
 
 from quantcore._kernels.floats cimport size_of
-from quantcore._kernels.table cimport N_FORMATS, BlockKernels, GroupLayout, KernelTable
+from quantcore._kernels.table cimport N_FORMATS, BlockKernels, CodingRows, GroupLayout, KernelTable
 
 cdef extern from "cpu.h":
     int quantcore_x86_64_level() noexcept nogil
@@ -231,6 +231,15 @@ cdef GroupLayout layout_of(tuple layout):
     return result
 
 
+cdef CodingRows coding_rows_of(const float[:, ::1] parameters):
+    """`parameters`: rows of scales, inverses, zero points, lowest and highest codes less the zero points."""
+    cdef CodingRows rows
+    rows.n_scales = parameters.shape[1]
+    rows.scales, rows.inverses, rows.zero_points = &parameters[0, 0], &parameters[1, 0], &parameters[2, 0]
+    rows.lows, rows.highs = &parameters[3, 0], &parameters[4, 0]
+    return rows
+
+
 def extremes_of_groups(
     const uint8_t[::1] values, int dtype, tuple layout, int32_t[::1] lowest, int32_t[::1] highest, Chunks chunks,
     int64_t most,
@@ -268,80 +277,83 @@ def extremes_of_columns(
 
 
 def quantize_groups(
-    const uint8_t[::1] values, int dtype, tuple layout, const float[::1] inverses, const int32_t[::1] zero_points,
-    int qmin, int qmax, uint8_t[::1] out, Chunks chunks, int64_t most,
+    const uint8_t[::1] values, int dtype, tuple layout, const float[:, ::1] parameters, uint8_t[::1] out, Chunks chunks,
+    int64_t most,
 ):
-    """Affine codes, a scale for each group; `chunks` hand out groups."""
+    """Affine codes, a scale for each group; `chunks` hand out groups. `parameters`: see coding_rows_of."""
     cdef GroupLayout groups = layout_of(layout)
+    cdef CodingRows rows
     cdef int64_t start
     if chunks.total == 0:
         return
+    rows = coding_rows_of(parameters)
     with nogil:
         start = chunks.take(&most)
         while start >= 0:
             chunks.report(
                 0,
-                TABLE.groups_quantize(
-                    &values[0], dtype, &groups, start, chunks.count(start), &inverses[0], &zero_points[0],
-                    inverses.shape[0], qmin, qmax, &out[0],
-                ),
+                TABLE.groups_quantize(&values[0], dtype, &groups, start, chunks.count(start), &rows, &out[0]),
             )
             start = chunks.take(&most)
 
 
 def quantize_columns(
-    const uint8_t[::1] values, int dtype, const float[::1] inverses, const int32_t[::1] zero_points, int qmin, int qmax,
-    uint8_t[::1] out, Chunks chunks, int64_t most,
+    const uint8_t[::1] values, int dtype, const float[:, ::1] parameters, uint8_t[::1] out, Chunks chunks, int64_t most
 ):
     """Affine codes, a scale for each column of a row; `chunks` hand out rows."""
-    cdef int64_t start, itemsize = size_of(dtype), width = inverses.shape[0]
+    cdef int64_t start, itemsize = size_of(dtype), width = parameters.shape[1]
+    cdef CodingRows rows
     if chunks.total == 0 or width == 0:
         return
+    rows = coding_rows_of(parameters)
     with nogil:
         start = chunks.take(&most)
         while start >= 0:
             chunks.report(
                 start,
                 TABLE.columns_quantize(
-                    &values[0] + start * width * itemsize, dtype, chunks.count(start), width, &inverses[0],
-                    &zero_points[0], qmin, qmax, &out[0] + start * width,
+                    &values[0] + start * width * itemsize, dtype, chunks.count(start), width, &rows,
+                    &out[0] + start * width,
                 ),
             )
             start = chunks.take(&most)
 
 
 def dequantize_groups(
-    const uint8_t[::1] codes, bint is_signed, tuple layout, const float[::1] scales, const int32_t[::1] zero_points,
-    uint8_t[::1] out, int dtype, Chunks chunks, int64_t most,
+    const uint8_t[::1] codes, bint is_signed, tuple layout, const float[:, ::1] parameters, uint8_t[::1] out, int dtype,
+    Chunks chunks, int64_t most,
 ):
     """Decode affine codes, a scale for each group; `chunks` hand out groups."""
     cdef GroupLayout groups = layout_of(layout)
+    cdef CodingRows rows
     cdef int64_t start
     if chunks.total == 0:
         return
+    rows = coding_rows_of(parameters)
     with nogil:
         start = chunks.take(&most)
         while start >= 0:
             TABLE.groups_dequantize(
-                &codes[0], is_signed, &groups, start, chunks.count(start), &scales[0], &zero_points[0], scales.shape[0],
-                &out[0], dtype,
+                &codes[0], is_signed, &groups, start, chunks.count(start), &rows, &out[0], dtype
             )
             start = chunks.take(&most)
 
 
 def dequantize_columns(
-    const uint8_t[::1] codes, bint is_signed, const float[::1] scales, const int32_t[::1] zero_points, uint8_t[::1] out,
-    int dtype, Chunks chunks, int64_t most,
+    const uint8_t[::1] codes, bint is_signed, const float[:, ::1] parameters, uint8_t[::1] out, int dtype, Chunks chunks,
+    int64_t most,
 ):
     """Decode affine codes, a scale for each column of a row; `chunks` hand out rows."""
-    cdef int64_t start, itemsize = size_of(dtype), width = scales.shape[0]
+    cdef int64_t start, itemsize = size_of(dtype), width = parameters.shape[1]
+    cdef CodingRows rows
     if chunks.total == 0 or width == 0:
         return
+    rows = coding_rows_of(parameters)
     with nogil:
         start = chunks.take(&most)
         while start >= 0:
             TABLE.columns_dequantize(
-                &codes[0] + start * width, is_signed, chunks.count(start), width, &scales[0], &zero_points[0],
+                &codes[0] + start * width, is_signed, chunks.count(start), width, &rows,
                 &out[0] + start * width * itemsize, dtype,
             )
             start = chunks.take(&most)

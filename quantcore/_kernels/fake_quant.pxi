@@ -16,7 +16,7 @@ from quantcore._kernels.table cimport BACKWARD, FAKE_QUANTIZE, FakeQuantJob, Gro
 from quantcore._kernels.walks cimport keep, loaded, place, walk_columns, walk_groups
 
 
-cdef bint piece_fake_quantize(const void* job, int64_t at, int64_t n, int64_t i, int64_t slot) noexcept nogil:
+cdef bint piece_fake_quantize(const void* job, int64_t at, int64_t n, int64_t i, int64_t slot, int64_t ahead) noexcept nogil:
     cdef float x_tile[TILE]
     cdef float y_tile[TILE]
     cdef const FakeQuantJob* p = <const FakeQuantJob*> job
@@ -31,7 +31,7 @@ cdef bint piece_fake_quantize(const void* job, int64_t at, int64_t n, int64_t i,
     return largest < <uint32_t> INFINITE
 
 
-cdef bint piece_backward(const void* job, int64_t at, int64_t n, int64_t i, int64_t slot) noexcept nogil:
+cdef bint piece_backward(const void* job, int64_t at, int64_t n, int64_t i, int64_t slot, int64_t ahead) noexcept nogil:
     cdef float x_tile[TILE]
     cdef float grad_tile[TILE]
     cdef float dx_tile[TILE]
@@ -48,7 +48,7 @@ cdef bint piece_backward(const void* job, int64_t at, int64_t n, int64_t i, int6
     return largest < <uint32_t> INFINITE
 
 
-cdef bint piece_lsq(const void* job, int64_t at, int64_t n, int64_t i, int64_t slot) noexcept nogil:
+cdef bint piece_lsq(const void* job, int64_t at, int64_t n, int64_t i, int64_t slot, int64_t ahead) noexcept nogil:
     cdef float x_tile[TILE]
     cdef float grad_tile[TILE]
     cdef float dx_tile[TILE]

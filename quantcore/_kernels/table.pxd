@@ -45,6 +45,15 @@ ctypedef struct GroupLayout:
     int64_t per_row
     int64_t sharing
 
+# One of each for every scale, or column; `lows` and `highs` are the ends of the codes less the zero point.
+ctypedef struct CodingRows:
+    int64_t n_scales
+    const float* scales
+    const float* inverses
+    const float* zero_points
+    const float* lows
+    const float* highs
+
 ctypedef void (*GroupsExtremes)(
     const uint8_t* values, int dtype, const GroupLayout* layout, int64_t first, int64_t n, int32_t* lowest,
     int32_t* highest,
@@ -53,20 +62,19 @@ ctypedef void (*ColumnsExtremes)(
     const uint8_t* values, int dtype, int64_t n_rows, int64_t width, int32_t* lowest, int32_t* highest,
 ) noexcept nogil
 ctypedef int64_t (*GroupsQuantize)(
-    const uint8_t* values, int dtype, const GroupLayout* layout, int64_t first, int64_t n, const float* inverses,
-    const int32_t* zero_points, int64_t n_scales, int32_t qmin, int32_t qmax, uint8_t* out,
+    const uint8_t* values, int dtype, const GroupLayout* layout, int64_t first, int64_t n, const CodingRows* rows,
+    uint8_t* out,
 ) noexcept nogil
 ctypedef int64_t (*ColumnsQuantize)(
-    const uint8_t* values, int dtype, int64_t n_rows, int64_t width, const float* inverses,
-    const int32_t* zero_points, int32_t qmin, int32_t qmax, uint8_t* out,
+    const uint8_t* values, int dtype, int64_t n_rows, int64_t width, const CodingRows* rows, uint8_t* out
 ) noexcept nogil
 ctypedef void (*GroupsDequantize)(
-    const uint8_t* codes, int is_signed, const GroupLayout* layout, int64_t first, int64_t n, const float* scales,
-    const int32_t* zero_points, int64_t n_scales, uint8_t* values, int dtype,
+    const uint8_t* codes, int is_signed, const GroupLayout* layout, int64_t first, int64_t n, const CodingRows* rows,
+    uint8_t* values, int dtype,
 ) noexcept nogil
 ctypedef void (*ColumnsDequantize)(
-    const uint8_t* codes, int is_signed, int64_t n_rows, int64_t width, const float* scales,
-    const int32_t* zero_points, uint8_t* values, int dtype,
+    const uint8_t* codes, int is_signed, int64_t n_rows, int64_t width, const CodingRows* rows, uint8_t* values,
+    int dtype,
 ) noexcept nogil
 
 # Histograms (histogram.pxd) of channels in an array of outer x channels x inner; -1: a value is not finite, and the
