@@ -19,9 +19,6 @@ from quantcore.errors import InvalidValueError
 SHORTEST_RUN = 32
 LONGEST_RUN = 1 << 16
 NARROWEST_ROW = 512
-INVERSES = 1
-"""Row of them in `coding_rows`."""
-
 _SCAN = 1 << 20
 
 Layout = tuple[int, int, int, int]
@@ -89,9 +86,16 @@ class Sharing:
         parts = (Part(0, n_rows, width * repeats, repeats), Part(n_rows * repeats * width, 1, width * rest, rest))
         return tuple(part for part in parts if part.n_items and part.size)
 
-    def widened(self, values: NDArray[Any], part: Part) -> NDArray[Any]:
-        """A value for each column of a part, from one for each scale along the last axis."""
-        return np.tile(np.repeat(values, self.inner, axis=-1), part.repeats)
+    @property
+    def repeats(self) -> int:
+        """How often the channels are repeated in a row of columns."""
+        return self.parts[0].repeats
+
+    def widened(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`coding_rows` of the columns of a row, from those of the scales."""
+        wide = np.empty((len(rows), self.repeats, self.channels, self.inner), np.float32)
+        wide[:] = rows[:, None, :, None]
+        return wide.reshape(len(rows), -1)
 
 
 def extremes(source: Floats, sharing: Sharing, name: str, n_threads: int | None) -> NDArray[np.float32]:
@@ -125,22 +129,19 @@ def _keys_of_part(
 def quantize(
     source: Floats,
     sharing: Sharing,
-    inverses: NDArray[np.float32],
-    zero_points: NDArray[np.int32],
-    limits: tuple[int, int],
+    parameters: NDArray[np.float32],
     out: NDArray[Any],
     name: str,
     n_threads: int | None,
 ) -> None:
-    """Codes of every element into `out`; `inverses` are of the scales, as in `coding_rows`."""
+    """Codes of every element into `out`; `parameters` as `QuantParams.rows_for` gives them."""
     raw, element_type = source.raw, source.element_type
     for part in sharing.parts:
         kernel: _kernels.Kernel
         if part.repeats:
-            wide = sharing.widened(inverses, part), sharing.widened(zero_points, part)
-            kernel = _kernels.QuantizeColumns(raw, element_type, part.first, *wide, *limits, out)
+            kernel = _kernels.QuantizeColumns(raw, element_type, part.first, part.size, parameters, out)
         else:
-            kernel = _kernels.QuantizeGroups(raw, element_type, sharing.layout, inverses, zero_points, *limits, out)
+            kernel = _kernels.QuantizeGroups(raw, element_type, sharing.layout, parameters, out)
         if _parallel.run(kernel, part.n_items, part.size * source.itemsize, n_threads, unit=1) >= 0:
             refuse_first(source, name)
 
@@ -149,22 +150,20 @@ def dequantize(
     codes: NDArray[Any],
     is_signed: bool,
     sharing: Sharing,
-    scales: NDArray[np.float32],
-    zero_points: NDArray[np.int32],
+    parameters: NDArray[np.float32],
     out: NDArray[Any],
     element_type: int,
     n_threads: int | None,
 ) -> None:
-    """Values of every code into `out`."""
+    """Values of every code into `out`; `parameters` as `QuantParams.rows_for` gives them."""
     itemsize = _arrays.ITEMSIZES[element_type]
     for part in sharing.parts:
         kernel: _kernels.Kernel
         if part.repeats:
-            wide = sharing.widened(scales, part), sharing.widened(zero_points, part)
-            kernel = _kernels.DequantizeColumns(codes, is_signed, part.first, *wide, out, element_type)
+            place = part.first, part.size
+            kernel = _kernels.DequantizeColumns(codes, is_signed, *place, parameters, out, element_type)
         else:
-            layout = sharing.layout
-            kernel = _kernels.DequantizeGroups(codes, is_signed, layout, scales, zero_points, out, element_type)
+            kernel = _kernels.DequantizeGroups(codes, is_signed, sharing.layout, parameters, out, element_type)
         _parallel.run(kernel, part.n_items, part.size * itemsize, n_threads, unit=1)
 
 

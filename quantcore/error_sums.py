@@ -143,9 +143,7 @@ class ErrorSums:
         if not x.size:
             return
         sharing = params.sharing(x.shape, name)
-        parameters = params.coding_rows
-        if sharing.is_in_columns:
-            parameters = sharing.widened(parameters, sharing.parts[0])
+        parameters = params.rows_for(sharing)
         sums = _rows(x.size)
         bad = _parallel.run(
             _kernels.ErrorsOfAffine(

@@ -181,6 +181,7 @@ def run(
     of threads.
     """
     sharing = params.sharing(source.shape, name)
+    parameters = params.rows_for(sharing)
     grads_raw, grads_type = (None, 0) if grads is None else (grads.raw, grads.element_type)
     arrays = source.raw, source.element_type, grads_raw, grads_type, result, result_type
     found: list[tuple[NDArray[np.float64], int, int]] = []
@@ -189,19 +190,18 @@ def run(
         item_bytes, rows = part.size * source.itemsize, 1
         sums: NDArray[np.float64] | None = None
         if part.repeats:
-            wide = sharing.widened(params.coding_rows, part)
             if work == LSQ:
                 rows = _LEAST_ROWS
                 n_chunks = -(-part.n_items // _parallel.chunk_items(item_bytes, rows))
                 sums = np.zeros((2, n_chunks * part.size))
                 found.append((sums, n_chunks * part.repeats, sharing.inner))
-            kernel = _kernels.FakeQuantizeColumns(work, part.first, *arrays, wide, sums)
+            kernel = _kernels.FakeQuantizeColumns(work, part.first, part.size, *arrays, parameters, sums)
         else:
             if work == LSQ:
                 sums = np.zeros((2, part.n_items))
                 inner = sharing.layout[3]
                 found.append((sums, part.n_items // (inner * sharing.n_scales), inner))
-            kernel = _kernels.FakeQuantizeGroups(work, *arrays, params.coding_rows, sums, sharing.layout)
+            kernel = _kernels.FakeQuantizeGroups(work, *arrays, parameters, sums, sharing.layout)
         if _parallel.run(kernel, part.n_items, item_bytes, n_threads, unit=rows) >= 0:
             affine.refuse_first(source, name)
     return found

@@ -162,6 +162,19 @@ class QuantParams:
         """The same for the kernels, see `affine.coding_rows`."""
         return affine.coding_rows(self.scales, self.zero_points, (self.quant_min, self.quant_max))
 
+    def rows_for(self, sharing: affine.Sharing) -> NDArray[np.float32]:
+        """`coding_rows` of the scales, or of the columns of a row if an array is divided into such."""
+        if not sharing.is_in_columns or sharing.repeats * sharing.inner == 1:
+            return self.coding_rows
+        # Kept for the next array, which mostly has the same shape: making them takes longer than a small array's codes.
+        kept: tuple[tuple[int, int], NDArray[np.float32]] | None = self.__dict__.get("_columns")
+        if kept is None or kept[0] != (sharing.repeats, sharing.inner):
+            rows = sharing.widened(self.coding_rows)
+            _arrays.given_away(rows)
+            kept = (sharing.repeats, sharing.inner), rows
+            self.__dict__["_columns"] = kept
+        return kept[1]
+
     def sharing(self, shape: tuple[int, ...], name: str) -> affine.Sharing:
         """How an array of this shape is divided; refused if there are not as many scales as parts."""
         sharing = self.granularity.sharing(shape)

@@ -62,9 +62,7 @@ def quantize_with_params(
     if not source.size:
         return result
     sharing = params.sharing(source.shape, "values")
-    limits = (params.quant_min, params.quant_max)
-    inverses = params.coding_rows[affine.INVERSES]
-    affine.quantize(source, sharing, inverses, params.zero_points, limits, result, "values", n_threads)
+    affine.quantize(source, sharing, params.rows_for(sharing), result, "values", n_threads)
     return result
 
 
@@ -114,7 +112,7 @@ def dequantize_with_params(
         return result
     sharing = params.sharing(array.shape, "codes")
     array, is_signed = _arrays.contiguous(array), not params.is_asymmetric
-    affine.dequantize(array, is_signed, sharing, params.scales, params.zero_points, result, element_type, n_threads)
+    affine.dequantize(array, is_signed, sharing, params.rows_for(sharing), result, element_type, n_threads)
     return result
 
 

@@ -94,53 +94,21 @@ class ExtremesOfColumns(Kernel):
     def __init__(self, values: _Bytes, dtype: int, first: int, width: int, keys: _Integers) -> None: ...
 
 class QuantizeGroups(Kernel):
-    def __init__(
-        self,
-        values: _Bytes,
-        dtype: int,
-        layout: _Layout,
-        inverses: _Floats,
-        zero_points: _Integers,
-        qmin: int,
-        qmax: int,
-        out: _Bytes,
-    ) -> None: ...
+    def __init__(self, values: _Bytes, dtype: int, layout: _Layout, parameters: _Floats, out: _Bytes) -> None: ...
 
 class QuantizeColumns(Kernel):
     def __init__(
-        self,
-        values: _Bytes,
-        dtype: int,
-        first: int,
-        inverses: _Floats,
-        zero_points: _Integers,
-        qmin: int,
-        qmax: int,
-        out: _Bytes,
+        self, values: _Bytes, dtype: int, first: int, width: int, parameters: _Floats, out: _Bytes
     ) -> None: ...
 
 class DequantizeGroups(Kernel):
     def __init__(
-        self,
-        codes: _Bytes,
-        is_signed: bool,
-        layout: _Layout,
-        scales: _Floats,
-        zero_points: _Integers,
-        out: _Bytes,
-        dtype: int,
+        self, codes: _Bytes, is_signed: bool, layout: _Layout, parameters: _Floats, out: _Bytes, dtype: int
     ) -> None: ...
 
 class DequantizeColumns(Kernel):
     def __init__(
-        self,
-        codes: _Bytes,
-        is_signed: bool,
-        first: int,
-        scales: _Floats,
-        zero_points: _Integers,
-        out: _Bytes,
-        dtype: int,
+        self, codes: _Bytes, is_signed: bool, first: int, width: int, parameters: _Floats, out: _Bytes, dtype: int
     ) -> None: ...
 
 class FakeQuantizeGroups(Kernel):
@@ -163,6 +131,7 @@ class FakeQuantizeColumns(Kernel):
         self,
         work: int,
         first: int,
+        width: int,
         values: _Bytes,
         dtype: int,
         grads: _Bytes | None,

@@ -1,8 +1,8 @@
 # affine.pxd: affine codes q = clip(rint(x * (1 / scale)) + zero_point, qmin, qmax), x = (q - zero_point) * scale, and
-# the extremes that scales are made from. A run of elements that share a scale, or a row of which each column has its
-# own.
-from libc.math cimport rintf
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t
+# the extremes that scales are made from. A run of elements that share a scale, or rows of which each column has its
+# own. `low` and `high` are qmin and qmax less the zero point: clipped between them, rint(x / scale) is already the code
+# less the zero point.
+from libc.stdint cimport INT32_MAX, INT32_MIN, int8_t, int32_t, int64_t, uint8_t, uint32_t
 
 from quantcore._kernels.bits cimport MAGNITUDE, bits_of, float_of
 
@@ -11,7 +11,9 @@ cdef extern from "narrow.h":
 
 cdef enum:
     STAGE = 64  # codes that are narrowed to bytes together
+    SHORT_STAGE = 32  # at the end of a run
     LANES = 16  # maxima that are folded at the end of a run: at each step, that would take longer than the rest
+    ROUNDER = 12582912  # 1.5 * 2**23: a float near it is an integer
 
 
 cdef inline int32_t key_of(float x) noexcept nogil:
@@ -20,116 +22,195 @@ cdef inline int32_t key_of(float x) noexcept nogil:
     return bits ^ ((bits >> 31) & MAGNITUDE)
 
 
+cdef inline void lower_and_raise(
+    int32_t least, int32_t most, uint32_t furthest, int32_t* lowest, int32_t* highest
+) noexcept nogil:
+    """Lower and raise the keys of the extremes, given those of the bits: as signed integers and, the largest, unsigned.
+
+    The signed order is that of the floats from 0 upwards; below, the one nearest to zero is the least. Unsigned, the
+    largest of bits is that of the float furthest below 0. Three steps a vector, while keys of each would take five.
+    """
+    lowest[0] = min(lowest[0], key_of(float_of(furthest if <int32_t> furthest < 0 else <uint32_t> least)))
+    highest[0] = max(highest[0], key_of(float_of(<uint32_t> (most if most >= 0 else least))))
+
+
 cdef inline void extremes_of_run(const float* x, int64_t n, int32_t* lowest, int32_t* highest) noexcept nogil:
-    """Lower and raise the keys of the extremes."""
+    """Lower and raise the keys of the extremes by those of n > 0 elements."""
     cdef int64_t j
-    cdef int32_t low = lowest[0], high = highest[0], key
+    cdef int32_t least = INT32_MAX, most = INT32_MIN
+    cdef uint32_t furthest = 0
     for j in range(n):
-        key = key_of(x[j])
-        low = min(low, key)
-        high = max(high, key)
-    lowest[0] = low
-    highest[0] = high
+        least = min(least, <int32_t> bits_of(x[j]))
+        most = max(most, <int32_t> bits_of(x[j]))
+        furthest = max(furthest, bits_of(x[j]))
+    lower_and_raise(least, most, furthest, lowest, highest)
 
 
-cdef inline void extremes_of_row(const float* x, int64_t n, int32_t* lowest, int32_t* highest) noexcept nogil:
-    """Lower and raise the keys of each column's extremes."""
+cdef inline void extremes_of_row(
+    const float* x, int64_t n, int32_t* least, int32_t* most, uint32_t* furthest
+) noexcept nogil:
+    """Lower and raise the extremes of each column's bits (see lower_and_raise)."""
     cdef int64_t j
-    cdef int32_t key
     for j in range(n):
-        key = key_of(x[j])
-        lowest[j] = min(lowest[j], key)
-        highest[j] = max(highest[j], key)
+        least[j] = min(least[j], <int32_t> bits_of(x[j]))
+        most[j] = max(most[j], <int32_t> bits_of(x[j]))
+        furthest[j] = max(furthest[j], bits_of(x[j]))
 
 
-cdef inline float steps_of(float x, float inverse, float low, float high) noexcept nogil:
-    """The code less the zero point; `low`, `high`: qmin and qmax less the zero point. NaN becomes `low`."""
+cdef inline void extremes_of_four_rows(
+    const float* a, const float* b, const float* c, const float* d, int64_t n, int32_t* least, int32_t* most,
+    uint32_t* furthest,
+) noexcept nogil:
+    """As extremes_of_row: what is known of a column is loaded and stored once for four rows."""
+    cdef int64_t j
+    cdef uint32_t p, q, r, s
+    for j in range(n):
+        p = bits_of(a[j])
+        q = bits_of(b[j])
+        r = bits_of(c[j])
+        s = bits_of(d[j])
+        least[j] = min(least[j], min(min(<int32_t> p, <int32_t> q), min(<int32_t> r, <int32_t> s)))
+        most[j] = max(most[j], max(max(<int32_t> p, <int32_t> q), max(<int32_t> r, <int32_t> s)))
+        furthest[j] = max(furthest[j], max(max(p, q), max(r, s)))
+
+
+cdef inline float shifted_steps_of(float x, float inverse, float low, float high) noexcept nogil:
+    """The code less the zero point, plus ROUNDER. NaN becomes `low`."""
     cdef float v = x * inverse
     v = v if v > low else low
     v = v if v < high else high
-    return rintf(v)
+    # Rounded half to even by the addition, which takes a third of the time of an instruction that rounds.
+    return v + <float> ROUNDER
 
 
-cdef inline void raise_lanes(uint32_t* worst, const float* x) noexcept nogil:
-    """Raise LANES maxima to the magnitudes of STAGE elements."""
+cdef inline float steps_of(float x, float inverse, float low, float high) noexcept nogil:
+    """The code less the zero point, 0 never negative. NaN becomes `low`."""
+    return shifted_steps_of(x, inverse, low, high) - <float> ROUNDER
+
+
+cdef inline int32_t word_of(float x, float inverse, float zero_point, float low, float high) noexcept nogil:
+    """The code is the lowest byte."""
+    return <int32_t> bits_of(shifted_steps_of(x, inverse, low, high) + zero_point)
+
+
+cdef inline void raise_lanes(uint32_t* worst, const float* x, int n) noexcept nogil:
+    """Raise LANES maxima to the magnitudes of n elements, a multiple of SHORT_STAGE."""
+    cdef int j, start = 0
+    cdef uint32_t first, second
+    while start < n:
+        for j in range(LANES):
+            first = bits_of(x[start + j]) & MAGNITUDE
+            second = bits_of(x[start + LANES + j]) & MAGNITUDE
+            first = max(first, second)
+            worst[j] = max(worst[j], first)
+        start += SHORT_STAGE
+
+
+cdef inline uint32_t folded_lanes(const uint32_t* worst) noexcept nogil:
     cdef int j
-    cdef uint32_t first, second, third, fourth
+    cdef uint32_t largest = 0
     for j in range(LANES):
-        first = bits_of(x[j]) & MAGNITUDE
-        second = bits_of(x[LANES + j]) & MAGNITUDE
-        third = bits_of(x[2 * LANES + j]) & MAGNITUDE
-        fourth = bits_of(x[3 * LANES + j]) & MAGNITUDE
-        first = max(first, second)
-        third = max(third, fourth)
-        first = max(first, third)
-        worst[j] = max(worst[j], first)
+        largest = max(largest, worst[j])
+    return largest
+
+
+cdef inline void quantize_stage(
+    const float* x, int n, float inverse, float zero_point, float low, float high, uint32_t* worst, uint8_t* out
+) noexcept nogil:
+    """Codes of STAGE or SHORT_STAGE elements."""
+    cdef int32_t word[STAGE]
+    cdef int j
+    raise_lanes(worst, x, n)
+    for j in range(n):
+        word[j] = word_of(x[j], inverse, zero_point, low, high)
+    quantcore_narrow(word, n, out)
 
 
 cdef inline uint32_t quantize_run(
-    const float* x, int64_t n, float inverse, int32_t zero_point, float low, float high, uint8_t* out
+    const float* x, int64_t n, float inverse, float zero_point, float low, float high, uint8_t* out
 ) noexcept nogil:
-    """Codes of n elements (`low`, `high` as for steps_of). Returns the largest magnitude's bits."""
-    cdef int32_t code[STAGE]
+    """Codes of n elements. Returns the largest magnitude's bits."""
     cdef uint32_t worst[LANES]
     cdef int64_t start = 0, j
     cdef uint32_t largest = 0
     for j in range(LANES):
         worst[j] = 0
     while start + STAGE <= n:
-        raise_lanes(worst, x + start)
-        for j in range(STAGE):
-            code[j] = <int32_t> steps_of(x[start + j], inverse, low, high) + zero_point
-        quantcore_narrow(code, STAGE, out + start)
+        quantize_stage(x + start, STAGE, inverse, zero_point, low, high, worst, out + start)
         start += STAGE
-    for j in range(LANES):
-        largest = max(largest, worst[j])
-    for j in range(start, n):
+    if n >= SHORT_STAGE:
+        while start < n:
+            start = min(start, n - SHORT_STAGE)  # some for a second time, which is faster than one by one
+            quantize_stage(x + start, SHORT_STAGE, inverse, zero_point, low, high, worst, out + start)
+            start += SHORT_STAGE
+        return folded_lanes(worst)
+    for j in range(n):
         largest = max(largest, bits_of(x[j]) & MAGNITUDE)
-        out[j] = <uint8_t> (<int32_t> steps_of(x[j], inverse, low, high) + zero_point)
+        out[j] = <uint8_t> word_of(x[j], inverse, zero_point, low, high)
     return largest
 
 
+cdef inline void quantize_stage_of_row(
+    const float* x, int n, const float* inverse, const float* zero_point, const float* low, const float* high,
+    uint32_t* worst, uint8_t* out,
+) noexcept nogil:
+    cdef int32_t word[STAGE]
+    cdef int j
+    raise_lanes(worst, x, n)
+    for j in range(n):
+        word[j] = word_of(x[j], inverse[j], zero_point[j], low[j], high[j])
+    quantcore_narrow(word, n, out)
+
+
 cdef inline uint32_t quantize_row(
-    const float* x, int64_t n, const float* inverse, const int32_t* zero_point, int32_t qmin, int32_t qmax, uint8_t* out
+    const float* x, int64_t n, const float* inverse, const float* zero_point, const float* low, const float* high,
+    uint8_t* out,
 ) noexcept nogil:
     """As quantize_run, with a scale for each column."""
-    cdef int32_t code[STAGE]
-    cdef int64_t start = 0, count, j
+    cdef uint32_t worst[LANES]
+    cdef int64_t start = 0, j
     cdef uint32_t largest = 0
-    cdef float low, high
-    while start < n:
-        count = min(<int64_t> STAGE, n - start)
-        for j in range(count):
-            largest = max(largest, bits_of(x[start + j]) & MAGNITUDE)
-        for j in range(count):
-            low = <float> (qmin - zero_point[start + j])
-            high = <float> (qmax - zero_point[start + j])
-            code[j] = <int32_t> steps_of(x[start + j], inverse[start + j], low, high) + zero_point[start + j]
-        for j in range(count):
-            out[start + j] = <uint8_t> code[j]
-        start += count
+    for j in range(LANES):
+        worst[j] = 0
+    while start + STAGE <= n:
+        quantize_stage_of_row(
+            x + start, STAGE, inverse + start, zero_point + start, low + start, high + start, worst, out + start
+        )
+        start += STAGE
+    if n >= SHORT_STAGE:
+        while start < n:
+            start = min(start, n - SHORT_STAGE)
+            quantize_stage_of_row(
+                x + start, SHORT_STAGE, inverse + start, zero_point + start, low + start, high + start, worst,
+                out + start,
+            )
+            start += SHORT_STAGE
+        return folded_lanes(worst)
+    for j in range(n):
+        largest = max(largest, bits_of(x[j]) & MAGNITUDE)
+        out[j] = <uint8_t> word_of(x[j], inverse[j], zero_point[j], low[j], high[j])
     return largest
 
 
 cdef inline void dequantize_run(
-    const uint8_t* codes, int64_t n, int is_signed, float scale, int32_t zero_point, float* y
+    const uint8_t* codes, int64_t n, int is_signed, float scale, float zero_point, float* y
 ) noexcept nogil:
     cdef int64_t j
     if is_signed:
         for j in range(n):
-            y[j] = <float> (<int32_t> (<const int8_t*> codes)[j] - zero_point) * scale
+            y[j] = (<float> <int32_t> (<const int8_t*> codes)[j] - zero_point) * scale
     else:
         for j in range(n):
-            y[j] = <float> (<int32_t> codes[j] - zero_point) * scale
+            y[j] = (<float> <int32_t> codes[j] - zero_point) * scale
 
 
 cdef inline void dequantize_row(
-    const uint8_t* codes, int64_t n, int is_signed, const float* scale, const int32_t* zero_point, float* y
+    const uint8_t* codes, int64_t n, int is_signed, const float* scale, const float* zero_point, float* y
 ) noexcept nogil:
     cdef int64_t j
     if is_signed:
         for j in range(n):
-            y[j] = <float> (<int32_t> (<const int8_t*> codes)[j] - zero_point[j]) * scale[j]
+            y[j] = (<float> <int32_t> (<const int8_t*> codes)[j] - zero_point[j]) * scale[j]
     else:
         for j in range(n):
-            y[j] = <float> (<int32_t> codes[j] - zero_point[j]) * scale[j]
+            y[j] = (<float> <int32_t> codes[j] - zero_point[j]) * scale[j]

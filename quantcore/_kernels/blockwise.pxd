@@ -136,7 +136,7 @@ cdef inline float centred_absmax(const float* x, int64_t n, float offset) noexce
 
 
 cdef inline int32_t place_of(float v) noexcept nogil:
-    """An integer that orders as the floats do that the dynamic map tells apart; cells are CELL of them in succession."""
+    """An integer that orders as the floats do that the dynamic map tells apart; CELL of them are a cell."""
     cdef uint32_t magnitude = bits_of(v) & MAGNITUDE
     magnitude = max(<uint32_t> LOWEST_MAGNITUDE, min(<uint32_t> HIGHEST_MAGNITUDE, magnitude))
     return <int32_t> (magnitude - <uint32_t> LOWEST_MAGNITUDE) ^ (<int32_t> bits_of(v) >> 31)

@@ -1,6 +1,6 @@
 # core_affine.pxi: extremes and affine codes, for _core.pyx. Items are groups, of which some share a scale, or rows of
 # `width` columns that have a scale each; `first` is the element with which the rows begin.
-from quantcore._kernels.table cimport GroupLayout
+from quantcore._kernels.table cimport CodingRows, GroupLayout
 
 
 cdef GroupLayout layout_of(tuple layout):
@@ -8,6 +8,18 @@ cdef GroupLayout layout_of(tuple layout):
     cdef GroupLayout result
     result.cols, result.size, result.per_row, result.sharing = layout
     return result
+
+
+cdef CodingRows rows_of(Kernel kernel, object parameters) except *:
+    """`parameters`, float32 of shape (5, n): scales, inverses, zero points, lowest and highest codes less these."""
+    cdef CodingRows rows
+    rows.scales = <const float*> kernel.read(parameters, 4)
+    rows.n_scales = kernel.n_held() // 5
+    rows.inverses = rows.scales + rows.n_scales
+    rows.zero_points = rows.inverses + rows.n_scales
+    rows.lows = rows.zero_points + rows.n_scales
+    rows.highs = rows.lows + rows.n_scales
+    return rows
 
 
 cdef class ExtremesOfGroups(Kernel):
@@ -53,60 +65,41 @@ cdef class ExtremesOfColumns(Kernel):
 
 
 cdef class QuantizeGroups(Kernel):
-    """Affine codes, a scale for each group."""
+    """Affine codes, a scale for each group. `parameters`: see rows_of."""
 
     cdef const uint8_t* values
-    cdef int dtype, qmin, qmax
+    cdef int dtype
     cdef GroupLayout layout
-    cdef const float* inverses
-    cdef const int32_t* zero_points
-    cdef int64_t n_scales
+    cdef CodingRows rows
     cdef uint8_t* out
 
-    def __init__(
-        self, object values, int dtype, tuple layout, object inverses, object zero_points, int qmin, int qmax,
-        object out,
-    ):
+    def __init__(self, object values, int dtype, tuple layout, object parameters, object out):
         self.values, self.dtype, self.layout = self.read(values), dtype, layout_of(layout)
-        self.inverses = <const float*> self.read(inverses, 4)
-        self.n_scales = self.n_held()
-        self.zero_points = <const int32_t*> self.read(zero_points, 4)
-        self.qmin, self.qmax, self.out = qmin, qmax, self.write(out, 1)
+        self.rows, self.out = rows_of(self, parameters), self.write(out, 1)
 
     cdef int64_t work(self, int64_t first, int64_t n) noexcept nogil:
-        return TABLE.groups_quantize(
-            self.values, self.dtype, &self.layout, first, n, self.inverses, self.zero_points, self.n_scales, self.qmin,
-            self.qmax, self.out,
-        )
+        return TABLE.groups_quantize(self.values, self.dtype, &self.layout, first, n, &self.rows, self.out)
 
 
 cdef class QuantizeColumns(Kernel):
-    """Affine codes, a scale for each column."""
+    """Affine codes, a scale for each column. `parameters` may be those of more columns."""
 
     cdef const uint8_t* values
-    cdef int dtype, qmin, qmax
+    cdef int dtype
     cdef int64_t width
-    cdef const float* inverses
-    cdef const int32_t* zero_points
+    cdef CodingRows rows
     cdef uint8_t* out
 
-    def __init__(
-        self, object values, int dtype, int64_t first, object inverses, object zero_points, int qmin, int qmax,
-        object out,
-    ):
-        self.values, self.dtype = self.read(values) + first * size_of(dtype), dtype
-        self.inverses = <const float*> self.read(inverses, 4)
-        self.width = self.n_held()
-        self.zero_points = <const int32_t*> self.read(zero_points, 4)
-        self.qmin, self.qmax, self.out = qmin, qmax, self.write(out, 1) + first
+    def __init__(self, object values, int dtype, int64_t first, int64_t width, object parameters, object out):
+        self.values, self.dtype, self.width = self.read(values) + first * size_of(dtype), dtype, width
+        self.rows, self.out = rows_of(self, parameters), self.write(out, 1) + first
 
     cdef int64_t work(self, int64_t first, int64_t n) noexcept nogil:
         cdef int64_t element = first * self.width
         return counted_from(
             first,
             TABLE.columns_quantize(
-                self.values + element * size_of(self.dtype), self.dtype, n, self.width, self.inverses,
-                self.zero_points, self.qmin, self.qmax, self.out + element,
+                self.values + element * size_of(self.dtype), self.dtype, n, self.width, &self.rows, self.out + element
             ),
         )
 
@@ -117,53 +110,41 @@ cdef class DequantizeGroups(Kernel):
     cdef const uint8_t* codes
     cdef bint is_signed
     cdef GroupLayout layout
-    cdef const float* scales
-    cdef const int32_t* zero_points
-    cdef int64_t n_scales
+    cdef CodingRows rows
     cdef uint8_t* out
     cdef int dtype
 
-    def __init__(
-        self, object codes, bint is_signed, tuple layout, object scales, object zero_points, object out, int dtype
-    ):
+    def __init__(self, object codes, bint is_signed, tuple layout, object parameters, object out, int dtype):
         self.codes, self.is_signed, self.layout = self.read(codes, 1), is_signed, layout_of(layout)
-        self.scales = <const float*> self.read(scales, 4)
-        self.n_scales = self.n_held()
-        self.zero_points = <const int32_t*> self.read(zero_points, 4)
-        self.out, self.dtype = self.write(out), dtype
+        self.rows, self.out, self.dtype = rows_of(self, parameters), self.write(out), dtype
 
     cdef int64_t work(self, int64_t first, int64_t n) noexcept nogil:
         TABLE.groups_dequantize(
-            self.codes, self.is_signed, &self.layout, first, n, self.scales, self.zero_points, self.n_scales, self.out,
-            self.dtype,
+            self.codes, self.is_signed, &self.layout, first, n, &self.rows, self.out, self.dtype
         )
         return -1
 
 
 cdef class DequantizeColumns(Kernel):
-    """Values of affine codes, a scale for each column."""
+    """Values of affine codes, a scale for each column. `parameters` may be those of more columns."""
 
     cdef const uint8_t* codes
     cdef bint is_signed
     cdef int64_t width
-    cdef const float* scales
-    cdef const int32_t* zero_points
+    cdef CodingRows rows
     cdef uint8_t* out
     cdef int dtype
 
     def __init__(
-        self, object codes, bint is_signed, int64_t first, object scales, object zero_points, object out, int dtype
+        self, object codes, bint is_signed, int64_t first, int64_t width, object parameters, object out, int dtype
     ):
-        self.codes, self.is_signed = self.read(codes, 1) + first, is_signed
-        self.scales = <const float*> self.read(scales, 4)
-        self.width = self.n_held()
-        self.zero_points = <const int32_t*> self.read(zero_points, 4)
-        self.out, self.dtype = self.write(out) + first * size_of(dtype), dtype
+        self.codes, self.is_signed, self.width = self.read(codes, 1) + first, is_signed, width
+        self.rows, self.out, self.dtype = rows_of(self, parameters), self.write(out) + first * size_of(dtype), dtype
 
     cdef int64_t work(self, int64_t first, int64_t n) noexcept nogil:
         cdef int64_t element = first * self.width
         TABLE.columns_dequantize(
-            self.codes + element, self.is_signed, n, self.width, self.scales, self.zero_points,
-            self.out + element * size_of(self.dtype), self.dtype,
+            self.codes + element, self.is_signed, n, self.width, &self.rows, self.out + element * size_of(self.dtype),
+            self.dtype,
         )
         return -1

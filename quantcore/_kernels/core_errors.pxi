@@ -38,7 +38,7 @@ cdef class ErrorsOfPairs(Kernel):
 cdef class ErrorsOfAffine(Kernel):
     """Sums over values and what their affine codes give.
 
-    `parameters`: as for FakeQuantize, of groups or of the columns of a row.
+    `parameters` (see rows_of) are of groups or of the columns of a row.
     """
 
     cdef const uint8_t* values
@@ -52,11 +52,8 @@ cdef class ErrorsOfAffine(Kernel):
         self, object values, int dtype, tuple layout, bint is_in_columns, object parameters, double threshold,
         object sums,
     ):
-        cdef const float* rows = <const float*> self.read(parameters, 4)
-        cdef int64_t n = self.n_held() // 5
-        self.coding.layout, self.coding.n_scales, self.coding.width = layout_of(layout), n, n if is_in_columns else 0
-        self.coding.scales, self.coding.inverses = rows, rows + n
-        self.coding.lows, self.coding.highs = rows + 3 * n, rows + 4 * n
+        self.coding.layout, self.coding.rows = layout_of(layout), rows_of(self, parameters)
+        self.coding.width = self.coding.rows.n_scales if is_in_columns else 0
         self.values, self.dtype = self.read(values), dtype
         self.n_values = self.n_bytes() // size_of(dtype)
         self.threshold, self.sums = threshold, <double*> self.write(sums, 8)

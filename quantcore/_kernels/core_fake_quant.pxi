@@ -7,28 +7,21 @@ from quantcore._kernels.table cimport FakeQuantJob, GroupLayout
 cdef class FakeQuantize(Kernel):
     """What both ways have in common.
 
-    `values`, `grads` and `out`: an array and its element type; `grads` may be None. `parameters`, float32 of shape
-    (5, n): rows of scales, inverses, zero points, lowest and highest codes less the zero points.
+    `values`, `grads` and `out`: an array and its element type; `grads` may be None. `parameters`: see rows_of.
     """
 
     cdef FakeQuantJob job
-    cdef int64_t n_scales
 
     cdef int take_arrays(
         self, int work, int64_t first, object values, int dtype, object grads, int grad_dtype, object out,
         int out_dtype, object parameters,
     ) except -1:
-        cdef const float* rows = <const float*> self.read(parameters, 4)
-        cdef int64_t n = self.n_held() // 5
-        self.n_scales = n
-        self.job.work = work
+        self.job.work, self.job.rows = work, rows_of(self, parameters)
         self.job.values, self.job.dtype = self.read(values) + first * size_of(dtype), dtype
         self.job.grads, self.job.grad_dtype = NULL, grad_dtype
         if grads is not None:
             self.job.grads = self.read(grads) + first * size_of(grad_dtype)
         self.job.out, self.job.out_dtype = self.write(out) + first * size_of(out_dtype), out_dtype
-        self.job.scales, self.job.inverses, self.job.zero_points = rows, rows + n, rows + 2 * n
-        self.job.lows, self.job.highs = rows + 3 * n, rows + 4 * n
         self.job.scale_sums = self.job.outside_sums = NULL
         return 0
 
@@ -52,18 +45,23 @@ cdef class FakeQuantizeGroups(FakeQuantize):
             self.job.outside_sums = self.job.scale_sums + self.n_held() // 2
 
     cdef int64_t work(self, int64_t first, int64_t n) noexcept nogil:
-        return TABLE.fake_quant_groups(&self.job, &self.layout, self.n_scales, first, n)
+        return TABLE.fake_quant_groups(&self.job, &self.layout, first, n)
 
 
 cdef class FakeQuantizeColumns(FakeQuantize):
-    """As FakeQuantizeGroups, a scale for each column; `sums` have the shape (2, number of chunks, width)."""
+    """As FakeQuantizeGroups, a scale for each column; `sums` have the shape (2, number of chunks, width).
+
+    `parameters` may be those of more columns.
+    """
+
+    cdef int64_t width
 
     def __init__(
-        self, int work, int64_t first, object values, int dtype, object grads, int grad_dtype, object out,
-        int out_dtype, object parameters, object sums,
+        self, int work, int64_t first, int64_t width, object values, int dtype, object grads, int grad_dtype,
+        object out, int out_dtype, object parameters, object sums,
     ):
         self.take_arrays(work, first, values, dtype, grads, grad_dtype, out, out_dtype, parameters)
-        self.job.in_columns = True
+        self.job.in_columns, self.width = True, width
         if sums is not None:
             self.job.scale_sums = <double*> self.write(sums, 8)
             self.job.outside_sums = self.job.scale_sums + self.n_held() // 2
@@ -71,9 +69,9 @@ cdef class FakeQuantizeColumns(FakeQuantize):
     cdef int64_t work(self, int64_t first, int64_t n) noexcept nogil:
         cdef FakeQuantJob job = self.job
         if job.scale_sums != NULL:
-            job.scale_sums += first // self.size * self.n_scales
-            job.outside_sums += first // self.size * self.n_scales
-        return TABLE.fake_quant_columns(&job, self.n_scales, first, n)
+            job.scale_sums += first // self.size * self.width
+            job.outside_sums += first // self.size * self.width
+        return TABLE.fake_quant_columns(&job, self.width, first, n)
 
 
 def lsq_gradients(

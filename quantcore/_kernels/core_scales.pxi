@@ -1,5 +1,5 @@
-# core_scales.pxi: 8-bit codes for the scales of 4-bit codes, for _core.pyx. Items are scales, whole runs or super-blocks
-# at a time.
+# core_scales.pxi: 8-bit codes for the scales of 4-bit codes, for _core.pyx. Items are scales, whole runs or
+# super-blocks at a time.
 
 
 cdef class SumRuns(Kernel):

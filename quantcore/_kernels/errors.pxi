@@ -1,11 +1,12 @@
 # errors.pxi: the error sums of an array and its reconstruction, and of an array and what its affine codes give, which
-# exists one tile at a time: run by run if runs share a scale, row by row if each column has its own. Each chunk of
+# exists one part at a time: run by run if runs share a scale, row by row if each column has its own. Each chunk of
 # ERROR_CHUNK elements has a row of sums.
 from quantcore._kernels.errors cimport N_SUMS, ErrorLanes, add_pairs, clear_lanes, fold_lanes
 from quantcore._kernels.fake_quant cimport fake_quantize_row, fake_quantize_run
 from quantcore._kernels.floats cimport FLOAT32, FLOAT64, TILE, first_from, load_tile, size_of, widen_tile
 from quantcore._kernels.scales cimport PART, prefetch_run
-from quantcore._kernels.table cimport ERROR_CHUNK, AffineCoding, GroupLayout
+from quantcore._kernels.table cimport ERROR_CHUNK, AffineCoding, CodingRows, GroupLayout
+from quantcore._kernels.walks cimport loaded
 
 
 cdef void add_part(
@@ -50,43 +51,72 @@ cdef void pairs_errors(
         sums += N_SUMS
 
 
+# Where a walk through the elements stands: in which column, or in which group of which row and how far.
+cdef struct CodingPlace:
+    int64_t column
+    int64_t offset
+    int64_t within
+    int64_t i
+    int64_t sharing
+
+
+cdef inline CodingPlace place_of(const AffineCoding* coding, int64_t at) noexcept nogil:
+    cdef CodingPlace place
+    cdef const GroupLayout* layout = &coding.layout
+    cdef const CodingRows* rows = &coding.rows
+    cdef int64_t group
+    if coding.width:
+        place.column = at % coding.width
+        return place
+    place.offset = at % layout.cols
+    place.within = place.offset % layout.size
+    group = at // layout.cols * layout.per_row + place.offset // layout.size
+    place.i = group // layout.sharing % coding.rows.n_scales
+    place.sharing = layout.sharing - group % layout.sharing
+    return place
+
+
 cdef inline void round_trip_columns(
-    const float* x, int64_t at, int64_t n, const AffineCoding* coding, float* y
+    const float* x, int64_t n, const AffineCoding* coding, CodingPlace* place, float* y
 ) noexcept nogil:
-    cdef int64_t done = 0, part, column = at % coding.width
+    cdef int64_t done = 0, part, column = place.column
     while done < n:
         part = min(n - done, coding.width - column)
         fake_quantize_row(
-            x + done, part, coding.inverses + column, coding.scales + column, coding.lows + column,
-            coding.highs + column, y + done,
+            x + done, part, coding.rows.inverses + column, coding.rows.scales + column, coding.rows.lows + column,
+            coding.rows.highs + column, y + done,
         )
         done += part
-        column = 0
+        column += part
+        if column == coding.width:
+            column = 0
+    place.column = column
 
 
 cdef inline void round_trip_groups(
-    const float* x, int64_t at, int64_t n, const AffineCoding* coding, float* y
+    const float* x, int64_t n, const AffineCoding* coding, CodingPlace* place, float* y
 ) noexcept nogil:
     # Counters instead of quotients, as in walk_groups.
     cdef const GroupLayout* layout = &coding.layout
-    cdef int64_t done = 0, part, offset = at % layout.cols, place = offset % layout.size
-    cdef int64_t group = at // layout.cols * layout.per_row + offset // layout.size
-    cdef int64_t i = group // layout.sharing % coding.n_scales
-    cdef int64_t sharing = layout.sharing - group % layout.sharing
+    cdef int64_t done = 0, part, i
     while done < n:
-        part = min(n - done, min(layout.size - place, layout.cols - offset))
+        i = place.i
+        part = min(n - done, min(layout.size - place.within, layout.cols - place.offset))
         fake_quantize_run(
-            x + done, part, coding.inverses[i], coding.scales[i], coding.lows[i], coding.highs[i], y + done
+            x + done, part, rows.inverses[i], rows.scales[i], rows.lows[i], rows.highs[i], y + done
         )
         done += part
-        place = 0
-        offset += part
-        if offset == layout.cols:
-            offset = 0
-        sharing -= 1
-        if sharing == 0:
-            sharing = layout.sharing
-            i = i + 1 if i + 1 < coding.n_scales else 0
+        place.within += part
+        place.offset += part
+        if place.offset == layout.cols:
+            place.offset = 0
+        elif place.within < layout.size:
+            continue
+        place.within = 0
+        place.sharing -= 1
+        if place.sharing == 0:
+            place.sharing = layout.sharing
+            place.i = i + 1 if i + 1 < coding.rows.n_scales else 0
 
 
 cdef int64_t affine_errors(
@@ -94,41 +124,36 @@ cdef int64_t affine_errors(
     double* sums,
 ) noexcept nogil:
     """Returns whether a float64 is beyond float32 (0), or -1; NaN and inf show in the sums."""
-    cdef float staged[TILE]
-    cdef float y[TILE]
+    cdef float staged[PART]
+    cdef float y[PART]
     cdef const float* x
     cdef ErrorLanes lanes
-    cdef int64_t at = first, stop, count, bad = -1, done, part, itemsize = size_of(dtype)
+    cdef CodingPlace place = place_of(coding, first)
+    cdef int64_t at = first, stop, count, bad = -1, half, itemsize = size_of(dtype)
+    cdef const uint8_t* ahead
     while at < first + n:
         stop = min(at + <int64_t> ERROR_CHUNK, first + n)
         clear_lanes(&lanes)
         while at < stop:
-            count = min(<int64_t> TILE, stop - at)
-            if dtype == FLOAT32:
-                x = <const float*> values + at
-            else:
-                load_tile(values + at * itemsize, dtype, count, staged)
-                x = staged
+            count = min(<int64_t> PART, stop - at)
+            # One half of the lines for either phase, so that memory is never idle.
+            ahead = values + (at + TILE) * itemsize
+            half = count * itemsize // 2
+            prefetch_run(ahead, half)
+            x = loaded(values, dtype, at, count, staged)
             if coding.width:
-                round_trip_columns(x, at, count, coding, y)
+                round_trip_columns(x, count, coding, &place, y)
             else:
-                round_trip_groups(x, at, count, coding, y)
-            if dtype == FLOAT64:
-                x = NULL  # its own values are compared, not their float32
+                round_trip_groups(x, count, coding, &place, y)
+            prefetch_run(ahead + half, half)
+            if dtype == FLOAT64:  # its own values are compared, not their float32
                 if first_from(staged, count, INFINITE) >= 0:
                     bad = 0
-            done = 0
-            while done < count:
-                part = min(<int64_t> PART, count - done)
-                prefetch_run(values + (at + TILE + done) * itemsize, part * itemsize)
-                if x == NULL:
-                    add_part(
-                        values + (at + done) * itemsize, dtype, <const uint8_t*> (y + done), FLOAT32, part, threshold,
-                        &lanes,
-                    )
-                else:
-                    add_pairs[float](x + done, <const float*> (y + done), part, threshold, &lanes)
-                done += part
+                add_part(
+                    values + at * itemsize, dtype, <const uint8_t*> y, FLOAT32, count, threshold, &lanes
+                )
+            else:
+                add_pairs[float](x, <const float*> y, count, threshold, &lanes)
             at += count
         fold_lanes(&lanes, sums)
         sums += N_SUMS

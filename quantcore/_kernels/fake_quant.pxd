@@ -5,6 +5,7 @@
 from libc.math cimport rintf
 from libc.stdint cimport int64_t, uint32_t
 
+from quantcore._kernels.affine cimport steps_of
 from quantcore._kernels.bits cimport MAGNITUDE, bits_of, float_of
 
 cdef enum:
@@ -32,8 +33,7 @@ cdef inline uint32_t fake_quantize_run(
     cdef uint32_t largest = 0
     for j in range(n):
         largest = max(largest, bits_of(x[j]) & MAGNITUDE)
-        # Adding zero turns -0 into 0, which is what the code less the zero point is.
-        y[j] = (rintf(clip(x[j] * inverse, low, high)) + <float> 0.0) * scale
+        y[j] = steps_of(x[j], inverse, low, high) * scale
     return largest
 
 
@@ -45,7 +45,7 @@ cdef inline uint32_t fake_quantize_row(
     cdef uint32_t largest = 0
     for j in range(n):
         largest = max(largest, bits_of(x[j]) & MAGNITUDE)
-        y[j] = (rintf(clip(x[j] * inverse[j], low[j], high[j])) + <float> 0.0) * scale[j]
+        y[j] = steps_of(x[j], inverse[j], low[j], high[j]) * scale[j]
     return largest
 
 

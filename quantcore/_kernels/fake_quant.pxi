@@ -12,59 +12,64 @@ from quantcore._kernels.fake_quant cimport (
     lsq_run,
 )
 from quantcore._kernels.floats cimport TILE
-from quantcore._kernels.table cimport BACKWARD, FAKE_QUANTIZE, FakeQuantJob, GroupLayout
+from quantcore._kernels.table cimport BACKWARD, FAKE_QUANTIZE, CodingRows, FakeQuantJob, GroupLayout
 from quantcore._kernels.walks cimport keep, loaded, place, walk_columns, walk_groups
 
 
-cdef bint piece_fake_quantize(const void* job, int64_t at, int64_t n, int64_t i, int64_t slot) noexcept nogil:
+cdef bint piece_fake_quantize(
+    const void* job, int64_t at, int64_t n, int64_t i, int64_t slot, int64_t ahead
+) noexcept nogil:
     cdef float x_tile[TILE]
     cdef float y_tile[TILE]
     cdef const FakeQuantJob* p = <const FakeQuantJob*> job
+    cdef const CodingRows* rows = &p.rows
     cdef const float* x = loaded(p.values, p.dtype, at, n, x_tile)
     cdef float* y = place(p.out, p.out_dtype, at, y_tile)
     cdef uint32_t largest
     if p.in_columns:
-        largest = fake_quantize_row(x, n, p.inverses + i, p.scales + i, p.lows + i, p.highs + i, y)
+        largest = fake_quantize_row(x, n, rows.inverses + i, rows.scales + i, rows.lows + i, rows.highs + i, y)
     else:
-        largest = fake_quantize_run(x, n, p.inverses[i], p.scales[i], p.lows[i], p.highs[i], y)
+        largest = fake_quantize_run(x, n, rows.inverses[i], rows.scales[i], rows.lows[i], rows.highs[i], y)
     keep(y, n, p.out, p.out_dtype, at)
     return largest < <uint32_t> INFINITE
 
 
-cdef bint piece_backward(const void* job, int64_t at, int64_t n, int64_t i, int64_t slot) noexcept nogil:
+cdef bint piece_backward(const void* job, int64_t at, int64_t n, int64_t i, int64_t slot, int64_t ahead) noexcept nogil:
     cdef float x_tile[TILE]
     cdef float grad_tile[TILE]
     cdef float dx_tile[TILE]
     cdef const FakeQuantJob* p = <const FakeQuantJob*> job
+    cdef const CodingRows* rows = &p.rows
     cdef const float* x = loaded(p.values, p.dtype, at, n, x_tile)
     cdef const float* grad = loaded(p.grads, p.grad_dtype, at, n, grad_tile)
     cdef float* dx = place(p.out, p.out_dtype, at, dx_tile)
     cdef uint32_t largest
     if p.in_columns:
-        largest = backward_row(x, grad, n, p.inverses + i, p.lows + i, p.highs + i, dx)
+        largest = backward_row(x, grad, n, rows.inverses + i, rows.lows + i, rows.highs + i, dx)
     else:
-        largest = backward_run(x, grad, n, p.inverses[i], p.lows[i], p.highs[i], dx)
+        largest = backward_run(x, grad, n, rows.inverses[i], rows.lows[i], rows.highs[i], dx)
     keep(dx, n, p.out, p.out_dtype, at)
     return largest < <uint32_t> INFINITE
 
 
-cdef bint piece_lsq(const void* job, int64_t at, int64_t n, int64_t i, int64_t slot) noexcept nogil:
+cdef bint piece_lsq(const void* job, int64_t at, int64_t n, int64_t i, int64_t slot, int64_t ahead) noexcept nogil:
     cdef float x_tile[TILE]
     cdef float grad_tile[TILE]
     cdef float dx_tile[TILE]
     cdef const FakeQuantJob* p = <const FakeQuantJob*> job
+    cdef const CodingRows* rows = &p.rows
     cdef const float* x = loaded(p.values, p.dtype, at, n, x_tile)
     cdef const float* grad = loaded(p.grads, p.grad_dtype, at, n, grad_tile)
     cdef float* dx = place(p.out, p.out_dtype, at, dx_tile)
     cdef uint32_t largest
     if p.in_columns:
         largest = lsq_row(
-            x, grad, n, p.inverses + i, p.scales + i, p.zero_points + i, p.lows + i, p.highs + i, dx,
+            x, grad, n, rows.inverses + i, rows.scales + i, rows.zero_points + i, rows.lows + i, rows.highs + i, dx,
             p.scale_sums + slot, p.outside_sums + slot,
         )
     else:
         largest = lsq_run(
-            x, grad, n, p.inverses[i], p.scales[i], p.zero_points[i], p.lows[i], p.highs[i], dx,
+            x, grad, n, rows.inverses[i], rows.scales[i], rows.zero_points[i], rows.lows[i], rows.highs[i], dx,
             p.scale_sums + slot, p.outside_sums + slot,
         )
     keep(dx, n, p.out, p.out_dtype, at)
@@ -72,13 +77,13 @@ cdef bint piece_lsq(const void* job, int64_t at, int64_t n, int64_t i, int64_t s
 
 
 cdef int64_t fake_quant_groups(
-    const FakeQuantJob* job, const GroupLayout* layout, int64_t n_scales, int64_t first, int64_t n
+    const FakeQuantJob* job, const GroupLayout* layout, int64_t first, int64_t n
 ) noexcept nogil:
     if job.work == FAKE_QUANTIZE:
-        return walk_groups(job, layout, n_scales, first, n, piece_fake_quantize)
+        return walk_groups(job, layout, job.rows.n_scales, first, n, piece_fake_quantize)
     if job.work == BACKWARD:
-        return walk_groups(job, layout, n_scales, first, n, piece_backward)
-    return walk_groups(job, layout, n_scales, first, n, piece_lsq)
+        return walk_groups(job, layout, job.rows.n_scales, first, n, piece_backward)
+    return walk_groups(job, layout, job.rows.n_scales, first, n, piece_lsq)
 
 
 cdef int64_t fake_quant_columns(

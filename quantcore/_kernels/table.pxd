@@ -33,8 +33,8 @@ ctypedef void (*NibblesDequantize)(
     const uint8_t* data, int64_t n, int block_size, const float* scales, const float* table, uint8_t* values,
     int dtype,
 ) noexcept nogil
-# The scales of 4-bit codes as codes of the dynamic map, `offset` taken off, in super-blocks, the last one may be short;
-# `cells`: those of codebooks.py. Decoding is for any `table` of 256 values. The sums are of runs, the last one may be short.
+# The scales of 4-bit codes as codes of the dynamic map, `offset` taken off, in super-blocks; `cells`: those of
+# codebooks.py. Decoding is for any `table` of 256 values. The sums are of runs. The last run or super-block may be short.
 ctypedef void (*RunsSum)(const float* x, int64_t n, int64_t run, double* sums) noexcept nogil
 ctypedef void (*ScalesQuantize)(
     const float* scales, int64_t n, int super_block_size, float offset, const int32_t* cells, uint8_t* codes,
@@ -54,6 +54,15 @@ ctypedef struct GroupLayout:
     int64_t per_row
     int64_t sharing
 
+# One of each for every scale, or column; `lows` and `highs` are the ends of the codes less the zero point.
+ctypedef struct CodingRows:
+    int64_t n_scales
+    const float* scales
+    const float* inverses
+    const float* zero_points
+    const float* lows
+    const float* highs
+
 ctypedef void (*GroupsExtremes)(
     const uint8_t* values, int dtype, const GroupLayout* layout, int64_t first, int64_t n, int32_t* lowest,
     int32_t* highest,
@@ -62,20 +71,19 @@ ctypedef void (*ColumnsExtremes)(
     const uint8_t* values, int dtype, int64_t n_rows, int64_t width, int32_t* lowest, int32_t* highest,
 ) noexcept nogil
 ctypedef int64_t (*GroupsQuantize)(
-    const uint8_t* values, int dtype, const GroupLayout* layout, int64_t first, int64_t n, const float* inverses,
-    const int32_t* zero_points, int64_t n_scales, int32_t qmin, int32_t qmax, uint8_t* out,
+    const uint8_t* values, int dtype, const GroupLayout* layout, int64_t first, int64_t n, const CodingRows* rows,
+    uint8_t* out,
 ) noexcept nogil
 ctypedef int64_t (*ColumnsQuantize)(
-    const uint8_t* values, int dtype, int64_t n_rows, int64_t width, const float* inverses,
-    const int32_t* zero_points, int32_t qmin, int32_t qmax, uint8_t* out,
+    const uint8_t* values, int dtype, int64_t n_rows, int64_t width, const CodingRows* rows, uint8_t* out
 ) noexcept nogil
 ctypedef void (*GroupsDequantize)(
-    const uint8_t* codes, int is_signed, const GroupLayout* layout, int64_t first, int64_t n, const float* scales,
-    const int32_t* zero_points, int64_t n_scales, uint8_t* values, int dtype,
+    const uint8_t* codes, int is_signed, const GroupLayout* layout, int64_t first, int64_t n, const CodingRows* rows,
+    uint8_t* values, int dtype,
 ) noexcept nogil
 ctypedef void (*ColumnsDequantize)(
-    const uint8_t* codes, int is_signed, int64_t n_rows, int64_t width, const float* scales,
-    const int32_t* zero_points, uint8_t* values, int dtype,
+    const uint8_t* codes, int is_signed, int64_t n_rows, int64_t width, const CodingRows* rows, uint8_t* values,
+    int dtype,
 ) noexcept nogil
 
 # Histograms (histogram.pxd) of channels in an array of outer x channels x inner; -1: a value is not finite, and the
@@ -93,9 +101,8 @@ ctypedef void (*CountHalves)(
     const uint8_t* values, int dtype, int64_t n, const uint32_t* uppers, int n_uppers, uint32_t* counts
 ) noexcept nogil
 
-# Fake quantization and its gradients (fake_quant.pxd), in groups or columns. There is one of each parameter for every
-# scale, or column; `lows` and `highs` are the ends of the codes less the zero point. Going backward there are `grads`,
-# and for LSQ the sums of each group, or of the columns: of the scales' terms, and of the gradient out of range.
+# Fake quantization and its gradients (fake_quant.pxd), in groups or columns. Going backward there are `grads`, and for
+# LSQ the sums of each group, or of the columns: of the scales' terms, and of the gradient out of range.
 cdef enum FakeQuantWork:
     FAKE_QUANTIZE = 0
     BACKWARD = 1
@@ -110,16 +117,12 @@ ctypedef struct FakeQuantJob:
     int grad_dtype
     uint8_t* out
     int out_dtype
-    const float* scales
-    const float* inverses
-    const float* zero_points
-    const float* lows
-    const float* highs
+    CodingRows rows
     double* scale_sums
     double* outside_sums
 
 ctypedef int64_t (*FakeQuantGroups)(
-    const FakeQuantJob* job, const GroupLayout* layout, int64_t n_scales, int64_t first, int64_t n
+    const FakeQuantJob* job, const GroupLayout* layout, int64_t first, int64_t n
 ) noexcept nogil
 ctypedef int64_t (*FakeQuantColumns)(
     const FakeQuantJob* job, int64_t width, int64_t first_row, int64_t n_rows
@@ -133,11 +136,7 @@ cdef enum:
 ctypedef struct AffineCoding:
     GroupLayout layout
     int64_t width
-    int64_t n_scales
-    const float* scales
-    const float* inverses
-    const float* lows
-    const float* highs
+    CodingRows rows
 
 ctypedef void (*PairsErrors)(
     const uint8_t* x, int x_dtype, const uint8_t* y, int y_dtype, int64_t n, double threshold, double* sums,

@@ -8,10 +8,11 @@ from quantcore._kernels.table cimport GroupLayout
 
 cdef enum:
     COLUMNS = 1024  # columns whose scales or extremes stay in L1 while the rows go by
+    EVEN = 64  # that many elements are 16 registers of baseline: rows are cut at multiples
 
 # Up to TILE elements from `at` on, in a group (`i`: its scale; `slot`: the group), or in a row (`i` and `slot`: the
-# first column). Returns whether they could be taken.
-ctypedef bint (*Piece)(const void* job, int64_t at, int64_t n, int64_t i, int64_t slot) noexcept nogil
+# first column). `ahead` is what memory can be asked for meanwhile. Returns whether the elements could be taken.
+ctypedef bint (*Piece)(const void* job, int64_t at, int64_t n, int64_t i, int64_t slot, int64_t ahead) noexcept nogil
 
 
 cdef inline int64_t walk_groups(
@@ -28,7 +29,7 @@ cdef inline int64_t walk_groups(
         start = row + offset
         stop = row + min(offset + layout.size, layout.cols)
         while start < stop:
-            if not piece(job, start, min(<int64_t> TILE, stop - start), i, group):
+            if not piece(job, start, min(<int64_t> TILE, stop - start), i, group, start + TILE):
                 return group
             start += TILE
         offset += layout.size
@@ -42,15 +43,24 @@ cdef inline int64_t walk_groups(
     return -1
 
 
+cdef inline int64_t columns_together(int64_t width) noexcept nogil:
+    """At most COLUMNS, and nearly as many each time."""
+    cdef int64_t n_parts = (width + COLUMNS - 1) // COLUMNS
+    return ((width + n_parts - 1) // n_parts + EVEN - 1) // EVEN * EVEN
+
+
 cdef inline int64_t walk_columns(
     const void* job, int64_t width, int64_t first_row, int64_t n_rows, Piece piece
 ) noexcept nogil:
     """Rows from `first_row` on, some columns after the other; returns a row that could not be taken, or -1."""
-    cdef int64_t column = 0, count, row
+    cdef int64_t column = 0, count, row, at, together = columns_together(width)
+    # Whole rows follow each other. Of some columns, the next ones to come are those of the next row.
+    cdef int64_t distance = width if width > COLUMNS else <int64_t> TILE
     while column < width:
-        count = min(<int64_t> COLUMNS, width - column)
+        count = min(together, width - column)
         for row in range(first_row, first_row + n_rows):
-            if not piece(job, row * width + column, count, column, column):
+            at = row * width + column
+            if not piece(job, at, count, column, column, at + distance):
                 return row
         column += count
     return -1
