@@ -63,7 +63,6 @@ cdef struct CodingPlace:
 cdef inline CodingPlace place_of(const AffineCoding* coding, int64_t at) noexcept nogil:
     cdef CodingPlace place
     cdef const GroupLayout* layout = &coding.layout
-    cdef const CodingRows* rows = &coding.rows
     cdef int64_t group
     if coding.width:
         place.column = at % coding.width
@@ -98,6 +97,7 @@ cdef inline void round_trip_groups(
 ) noexcept nogil:
     # Counters instead of quotients, as in walk_groups.
     cdef const GroupLayout* layout = &coding.layout
+    cdef const CodingRows* rows = &coding.rows
     cdef int64_t done = 0, part, i
     while done < n:
         i = place.i

@@ -34,7 +34,7 @@ ctypedef void (*NibblesDequantize)(
     int dtype,
 ) noexcept nogil
 # The scales of 4-bit codes as codes of the dynamic map, `offset` taken off, in super-blocks; `cells`: those of
-# codebooks.py. Decoding is for any `table` of 256 values. The sums are of runs. The last run or super-block may be short.
+# codebooks.py. Decoding is for any `table` of 256 values. The sums are of runs. A last run or super-block may be short.
 ctypedef void (*RunsSum)(const float* x, int64_t n, int64_t run, double* sums) noexcept nogil
 ctypedef void (*ScalesQuantize)(
     const float* scales, int64_t n, int super_block_size, float offset, const int32_t* cells, uint8_t* codes,
