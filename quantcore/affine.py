@@ -22,6 +22,7 @@ from quantcore.errors import InvalidValueError
 SHORTEST_RUN = 32
 LONGEST_RUN = 1 << 16
 NARROWEST_ROW = 512
+_MOST_ROWS, _LEAST_CHUNKS = 64, 16  # of columns' extremes: each chunk has a row of them, as large as one of float32
 _INFINITE_KEY = 0x7F800000
 _SCAN = 1 << 20
 
@@ -222,14 +223,15 @@ def _extremes_of_columns(
     def extremes_of_part(first: int, n_rows: int, repeats: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         width = repeats * sharing.channels * sharing.inner
         raw = source.raw[first * source.itemsize : (first + n_rows * width) * source.itemsize]
-        n_chunks = -(-n_rows // _parallel.chunk_items(width * source.itemsize, 1))
+        together = max(1, min(_MOST_ROWS, n_rows // _LEAST_CHUNKS))
+        n_chunks = -(-n_rows // _parallel.chunk_items(width * source.itemsize, together))
         low, high = (np.empty((n_chunks, width), np.int32) for _ in range(2))
         _parallel.run(
             lambda *turn: _kernels.extremes_of_columns(raw, source.element_type, width, low, high, *turn),
             n_rows,
             width * source.itemsize,
             n_threads,
-            unit=1,
+            unit=together,
         )
         shape = (-1, sharing.channels, sharing.inner)
         return low.reshape(shape).min(axis=(0, 2)), high.reshape(shape).max(axis=(0, 2))
