@@ -19,6 +19,7 @@ from quantcore.errors import InvalidValueError
 SHORTEST_RUN = 32
 LONGEST_RUN = 1 << 16
 NARROWEST_ROW = 512
+_MOST_ROWS, _LEAST_CHUNKS = 64, 16  # of columns' extremes: each chunk has a row of them, as large as one of float32
 _SCAN = 1 << 20
 
 Layout = tuple[int, int, int, int]
@@ -113,11 +114,12 @@ def _keys_of_part(
     """Keys of extremes with what lies around and within a channel of them, as for `join_extremes`."""
     item_bytes = part.size * source.itemsize
     if part.repeats:
-        n_chunks = -(-part.n_items // _parallel.chunk_items(item_bytes, 1))
+        unit = max(1, min(_MOST_ROWS, part.n_items // _LEAST_CHUNKS))
+        n_chunks = -(-part.n_items // _parallel.chunk_items(item_bytes, unit))
         outer, inner = n_chunks * part.repeats, sharing.inner
         keys = np.empty((2, n_chunks * part.size), np.int32)
         columns = _kernels.ExtremesOfColumns(source.raw, source.element_type, part.first, part.size, keys)
-        _parallel.run(columns, part.n_items, item_bytes, n_threads, unit=1)
+        _parallel.run(columns, part.n_items, item_bytes, n_threads, unit=unit)
     else:
         outer, inner = (1, 1) if sharing.group_size else (sharing.outer, sharing.layout[2])
         keys = np.empty((2, part.n_items), np.int32)

@@ -9,6 +9,7 @@ from quantcore._kernels.affine cimport (
     extremes_of_four_rows,
     extremes_of_row,
     extremes_of_run,
+    extremes_of_short_run,
     lower_and_raise,
     quantize_row,
     quantize_run,
@@ -66,9 +67,12 @@ cdef bint piece_extremes(
     cdef const float* x = loaded(p.values, p.dtype, at, n, staged)
     cdef int64_t done = 0, part, itemsize = size_of(p.dtype)
     while done < n:
-        part = min(<int64_t> PART, n - done)
+        part = min(2 * <int64_t> PART, n - done)
         prefetch_run(p.values + (ahead + done) * itemsize, part * itemsize)
-        extremes_of_run(x + done, part, p.lowest + slot, p.highest + slot)
+        if part < PART:
+            extremes_of_short_run(x + done, part, p.lowest + slot, p.highest + slot)
+        else:
+            extremes_of_run(x + done, part, p.lowest + slot, p.highest + slot)
         done += part
     return True
 

@@ -3,7 +3,7 @@
 # ERROR_CHUNK elements has a row of sums.
 from quantcore._kernels.errors cimport N_SUMS, ErrorLanes, add_pairs, clear_lanes, fold_lanes
 from quantcore._kernels.fake_quant cimport fake_quantize_row, fake_quantize_run
-from quantcore._kernels.floats cimport FLOAT32, FLOAT64, TILE, first_from, load_tile, size_of, widen_tile
+from quantcore._kernels.floats cimport FLOAT32, FLOAT64, first_from, load_tile, size_of, widen_tile
 from quantcore._kernels.scales cimport PART, prefetch_run
 from quantcore._kernels.table cimport ERROR_CHUNK, AffineCoding, CodingRows, GroupLayout
 from quantcore._kernels.walks cimport loaded
@@ -136,8 +136,9 @@ cdef int64_t affine_errors(
         clear_lanes(&lanes)
         while at < stop:
             count = min(<int64_t> PART, stop - at)
-            # One half of the lines for either phase, so that memory is never idle.
-            ahead = values + (at + TILE) * itemsize
+            # One half of the lines for either phase, so that memory is never idle; not a tile ahead, since the
+            # parameters of wide rows come by way of L1 too.
+            ahead = values + (at + 3 * PART) * itemsize
             half = count * itemsize // 2
             prefetch_run(ahead, half)
             x = loaded(values, dtype, at, count, staged)

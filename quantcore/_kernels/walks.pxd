@@ -8,7 +8,7 @@ from quantcore._kernels.table cimport GroupLayout
 
 cdef enum:
     COLUMNS = 1024  # columns whose scales or extremes stay in L1 while the rows go by
-    EVEN = 64  # that many elements are 16 registers of baseline: rows are cut at multiples
+    EVEN = 64  # rows are cut at multiples of this, so that every cut is a whole number of registers
 
 # Up to TILE elements from `at` on, in a group (`i`: its scale; `slot`: the group), or in a row (`i` and `slot`: the
 # first column). `ahead` is what memory can be asked for meanwhile. Returns whether the elements could be taken.
