@@ -33,10 +33,17 @@ cdef enum:
 
 cdef inline uint32_t absmax_bits(const float* x, int64_t n) noexcept nogil:
     """The bits of the largest magnitude; NaN and inf come out at INFINITE or above."""
-    cdef int64_t j
-    cdef uint32_t largest = 0
-    for j in range(n):
-        largest = max(largest, bits_of(x[j]) & MAGNITUDE)
+    cdef int64_t i
+    cdef int j
+    cdef uint32_t largest = 0, of_group
+    # A constant number of elements takes no loop but vector instructions.
+    for i in range(n // GROUP):
+        of_group = 0
+        for j in range(GROUP):
+            of_group = max(of_group, bits_of(x[GROUP * i + j]) & MAGNITUDE)
+        largest = max(largest, of_group)
+    for i in range(n // GROUP * GROUP, n):
+        largest = max(largest, bits_of(x[i]) & MAGNITUDE)
     return largest
 
 
@@ -58,17 +65,19 @@ cdef inline void code_groups(
 ) noexcept nogil:
     # A copy that no store can change stays in registers.
     cdef quantcore_search search = shared_search[0]
-    cdef int64_t i, _group
-    for i in range((n + block_size - 1) // block_size):
-        for _group in range(min(<int64_t> block_size, n - i * block_size) // GROUP):
-            if quant_type == INT4:
-                int4_code32(x, factors[i], out)
-            else:
-                quantcore_search32(x, factors[i], &search, quant_type == FP4, out)
-            prefetch_run(ahead, stride)
-            x += GROUP
-            out += GROUP_BYTES
-            ahead += stride
+    cdef int64_t i
+    cdef int shift = 0
+    while GROUP << shift < block_size:
+        shift += 1
+    for i in range(n // GROUP):
+        if quant_type == INT4:
+            int4_code32(x, factors[i >> shift], out)
+        else:
+            quantcore_search32(x, factors[i >> shift], &search, quant_type == FP4, out)
+        prefetch_run(ahead, stride)
+        x += GROUP
+        out += GROUP_BYTES
+        ahead += stride
 
 
 cdef inline void code_blocks(

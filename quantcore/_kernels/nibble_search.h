@@ -1,14 +1,14 @@
 /* nibble_search.h: the NF4 and FP4 codes of 32 values: x * inverse, a search over 15 midpoints, two codes to a byte.
  *
- * A code is the number of midpoints below the value. Instead of comparing with all of them, or walking down a tree, the
- * value's cell is computed, one of some equal parts of its range so small that at most one or two midpoints lie in it:
- * what is below the cell is looked up, and so is the midpoint that is left to compare with, exactly. Cells only choose the
- * comparison, so their rounding has no part in the result. Every level cuts cells for the look-up that it has: 32 floats
- * (AVX-512), 8 floats (AVX2), 16 bytes (SSSE3). Values are up to 1 in magnitude, and below 1.5 where a scale was rounded.
+ * A code is the number of midpoints below the value. Instead of comparing with all of them, the value's cell is computed,
+ * one of 32 equal parts of its range, so small that at most one midpoint lies in it. How many are below the cell is looked
+ * up, and so is the one that is left to compare with. Cells only choose the comparison, so that their rounding has no part
+ * in the result. Values are up to 1 in magnitude, and below 1.5 where the scale was rounded. A register holds the table of
+ * 32 midpoints in AVX-512, and 16 bytes at the levels below, which compare in 16 bits first.
  *
  * FP4 has three midpoints about 0, closer than any cell: 0 itself is compared with apart. Its sorted values are coded
  * 11 10 13 12 15 14 9 0 8 1 6 7 4 5 2 3: magnitudes 0 .0052 .1667 .25 .333 .5 .667 1 are 0 1 6 7 4 5 2 3, the sign is
- * 8, and what is above 0 and rounds to it is -0, as in bitsandbytes. */
+ * 8, and what is above 0 and rounds to it is -0, as in bitsandbytes. No pointers overlap. */
 #ifndef QUANTCORE_NIBBLE_SEARCH_H
 #define QUANTCORE_NIBBLE_SEARCH_H
 #include <math.h>
@@ -20,16 +20,18 @@
 
 static const uint8_t QUANTCORE_FP4_CODES[16] = {11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3};
 
-/* The midpoints of the search tree in ascending order, and inf; of FP4's without the one at 0. */
-static inline void quantcore_sorted_midpoints(const float *tree, int is_fp4, float *midpoints) {
+#if defined(__SSSE3__)
+
+/* The midpoints of the search tree in ascending order, without the 0 of FP4; returns how many they are. */
+static inline int quantcore_sorted_midpoints(const float *tree, int is_fp4, float *midpoints) {
     int n = 0;
-    for (int k = 1; k < 16; k++) {
+    for (int k = 1; k < 16; k++)
         /* The tree in order: k = odd * 2**j is on the level j above the lowest. */
-        int node = (16 + k) / (2 * (k & -k));
-        if (!is_fp4 || k != 8) midpoints[n++] = tree[node];
-    }
-    while (n < 16) midpoints[n++] = INFINITY;
+        if (!is_fp4 || k != 8) midpoints[n++] = tree[(16 + k) / (2 * (k & -k))];
+    return n;
 }
+
+#endif
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
 
@@ -44,25 +46,18 @@ typedef struct {
 
 static inline quantcore_search quantcore_search_of(const float *tree, int is_fp4) {
     quantcore_search search;
-    float sorted[16], midpoints[32];
+    float sorted[15], midpoints[32];
     int32_t codes[32];
-    quantcore_sorted_midpoints(tree, is_fp4, sorted);
-    int below = 0; /* sorted values */
+    int n = quantcore_sorted_midpoints(tree, is_fp4, sorted), next = 0;
     for (int cell = -12; cell < 20; cell++) {
-        int above = below, i = cell & 31;
-        midpoints[i] = INFINITY;
-        if (cell >= 12) {
-            midpoints[i] = 0;
-            below = 0;
-            above = 15;
-        } else if (floor(13.0 * sorted[below - (is_fp4 && below > 7)]) == cell) {
-            midpoints[i] = sorted[below - (is_fp4 && below > 7)];
-            above = below + 1;
-        }
-        int32_t low = is_fp4 ? QUANTCORE_FP4_CODES[below] : below, high = is_fp4 ? QUANTCORE_FP4_CODES[above] : above;
-        codes[i] = (low | high << 4) * (1 << 4 | 1 << 16);
-        below = above;
-        if (is_fp4 && cell == -1) below++;
+        int i = cell & 31, is_shared = cell >= 12;
+        int has_midpoint = !is_shared && next < n && floorf(13 * sorted[next]) == (float)cell;
+        midpoints[i] = has_midpoint ? sorted[next] : 0;
+        /* Of FP4's values in order, 7 is below 0 and 8 above. */
+        int below = is_shared ? 0 : next + (is_fp4 && cell >= 0), above = is_shared ? 15 : below + has_midpoint;
+        if (is_fp4) below = QUANTCORE_FP4_CODES[below], above = QUANTCORE_FP4_CODES[above];
+        codes[i] = (below | above << 4) * (1 << 4 | 1 << 16);
+        next += has_midpoint;
     }
     for (int half = 0; half < 2; half++) {
         search.midpoints[half] = _mm512_loadu_ps(midpoints + 16 * half);
@@ -98,124 +93,18 @@ static inline void quantcore_search32(
     _mm_storeu_si128((__m128i *)out, _mm_shuffle_epi8(_mm512_cvtepi64_epi16(pairs), order));
 }
 
-#elif defined(__SSSE3__)
-
-/* 16 or 32 values at once, in the registers of SSE or AVX2, whose packings and look-ups work on 16 bytes each. */
-#if defined(__AVX2__)
-#define QUANTCORE_WIDE(name) _mm256_##name
-typedef __m256 quantcore_floats;
-typedef __m256i quantcore_bytes;
-static inline __m256i quantcore_twice(__m128i bytes) { return _mm256_broadcastsi128_si256(bytes); }
-#else
-#define QUANTCORE_WIDE(name) _mm_##name
-typedef __m128 quantcore_floats;
-typedef __m128i quantcore_bytes;
-static inline __m128i quantcore_twice(__m128i bytes) { return bytes; }
-#endif
-
-/* 32 cells of 1/16 with at most one midpoint each. How many midpoints are below a cell: below[0] from cell 0 on, below[1]
- * from cell -16 on. The next one is what is left to compare with; byte i of all of them is in bytes[i]. */
-typedef struct {
-    quantcore_bytes below[2], bytes[4];
-} quantcore_search;
-
-static inline quantcore_bytes quantcore_table(const uint8_t *bytes) {
-    return quantcore_twice(_mm_loadu_si128((const __m128i *)bytes));
-}
-
-static inline quantcore_search quantcore_search_of(const float *tree, int is_fp4) {
-    quantcore_search search;
-    float sorted[16];
-    uint8_t below[32], bytes[4][16];
-    quantcore_sorted_midpoints(tree, is_fp4, sorted);
-    for (int cell = -16, n = 0; cell < 16; cell++) {
-        below[cell & 31] = (uint8_t)n;
-        n += floorf(16 * sorted[n]) == (float)cell;
-    }
-    for (int i = 0; i < 64; i++) bytes[i & 3][i / 4] = ((const uint8_t *)sorted)[i];
-    for (int i = 0; i < 2; i++) search.below[i] = quantcore_table(below + 16 * i);
-    for (int i = 0; i < 4; i++) search.bytes[i] = quantcore_table(bytes[i]);
-    return search;
-}
-
-/* -1 for each midpoint that is less than v: the one at hand and, in FP4, 0. */
-static inline quantcore_bytes quantcore_less(quantcore_bytes midpoint, quantcore_floats v, int is_fp4) {
-    quantcore_bytes is_less = (quantcore_bytes)((quantcore_floats)midpoint < v);
-    if (!is_fp4) return is_less;
-    return QUANTCORE_WIDE(add_epi32)(is_less, (quantcore_bytes)(QUANTCORE_WIDE(setzero_ps)() < v));
-}
-
-/* Pairs of codes as 16 bits, four from each quarter of x in every 16 bytes. */
-static inline quantcore_bytes quantcore_search_wide(
-    const float *x, float inverse, const quantcore_search *search, int is_fp4) {
-    enum { LANES = sizeof(quantcore_floats) / 4 };
-    quantcore_floats v[4];
-    quantcore_bytes fixed[4], bytes[4];
-    for (int i = 0; i < 4; i++) {
-        v[i] = QUANTCORE_WIDE(loadu_ps)(x + LANES * i) * QUANTCORE_WIDE(set1_ps)(inverse);
-        fixed[i] = QUANTCORE_WIDE(cvtps_epi32)(v[i] * QUANTCORE_WIDE(set1_ps)(32768));
-    }
-    /* To 16 bits, which saturates what is not within -1 to 1, of which the upper five are the cell. */
-    quantcore_bytes lower = QUANTCORE_WIDE(srai_epi16)(QUANTCORE_WIDE(packs_epi32)(fixed[0], fixed[1]), 11);
-    quantcore_bytes upper = QUANTCORE_WIDE(srai_epi16)(QUANTCORE_WIDE(packs_epi32)(fixed[2], fixed[3]), 11);
-    quantcore_bytes cell = QUANTCORE_WIDE(packs_epi16)(lower, upper);
-    /* A byte with its highest bit set looks up 0. */
-    quantcore_bytes flipped = cell ^ QUANTCORE_WIDE(set1_epi8)(-128);
-    quantcore_bytes code = QUANTCORE_WIDE(shuffle_epi8)(search->below[0], cell);
-    code |= QUANTCORE_WIDE(shuffle_epi8)(search->below[1], flipped);
-    for (int i = 0; i < 4; i++) bytes[i] = QUANTCORE_WIDE(shuffle_epi8)(search->bytes[i], code);
-    for (int i = 0; i < 2; i++) {
-        quantcore_bytes half[2];
-        half[0] = i ? QUANTCORE_WIDE(unpackhi_epi8)(bytes[0], bytes[1]) : QUANTCORE_WIDE(unpacklo_epi8)(bytes[0], bytes[1]);
-        half[1] = i ? QUANTCORE_WIDE(unpackhi_epi8)(bytes[2], bytes[3]) : QUANTCORE_WIDE(unpacklo_epi8)(bytes[2], bytes[3]);
-        fixed[2 * i] = quantcore_less(QUANTCORE_WIDE(unpacklo_epi16)(half[0], half[1]), v[2 * i], is_fp4);
-        fixed[2 * i + 1] = quantcore_less(QUANTCORE_WIDE(unpackhi_epi16)(half[0], half[1]), v[2 * i + 1], is_fp4);
-    }
-    lower = QUANTCORE_WIDE(packs_epi32)(fixed[0], fixed[1]);
-    upper = QUANTCORE_WIDE(packs_epi32)(fixed[2], fixed[3]);
-    code = QUANTCORE_WIDE(sub_epi8)(code, QUANTCORE_WIDE(packs_epi16)(lower, upper));
-    if (is_fp4) code = QUANTCORE_WIDE(shuffle_epi8)(quantcore_table(QUANTCORE_FP4_CODES), code);
-    return QUANTCORE_WIDE(maddubs_epi16)(code, QUANTCORE_WIDE(set1_epi16)(1 << 8 | 16));
-}
-
-static inline void quantcore_search32(
-    const float *x, float inverse, const quantcore_search *search, int is_fp4, uint8_t *out) {
-#if defined(__AVX2__)
-    const __m128i order = _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
-    __m256i pairs = quantcore_search_wide(x, inverse, search, is_fp4);
-    __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
-    _mm_storeu_si128((__m128i *)out, _mm_shuffle_epi8(bytes, order));
-#else
-    __m128i first = quantcore_search_wide(x, inverse, search, is_fp4);
-    __m128i second = quantcore_search_wide(x + 16, inverse, search, is_fp4);
-    _mm_storeu_si128((__m128i *)out, _mm_packus_epi16(first, second));
-#endif
-}
-
 #else
 
-/* Without look-ups in registers, midpoints below the value are counted, by a loop that vectorises anywhere. */
-typedef struct {
-    float midpoints[16];
-} quantcore_search;
-
-static inline quantcore_search quantcore_search_of(const float *tree, int is_fp4) {
-    quantcore_search search;
-    quantcore_sorted_midpoints(tree, is_fp4, search.midpoints);
-    if (is_fp4) search.midpoints[14] = 0;
-    return search;
-}
-
-static inline void quantcore_search32(
-    const float *x, float inverse, const quantcore_search *search, int is_fp4, uint8_t *out) {
-    const float *m = search->midpoints;
+/* The midpoints below each value, counted; this loop vectorises anywhere. */
+static __attribute__((noinline)) void quantcore_count32(
+    const float *x, float inverse, const float *tree, int is_fp4, uint8_t *out) {
     int32_t codes[32];
     for (int j = 0; j < 32; j++) {
         float v = x[j] * inverse;
         int32_t q = 0;
-        q += (v > m[0]) + (v > m[1]) + (v > m[2]) + (v > m[3]) + (v > m[4]);
-        q += (v > m[5]) + (v > m[6]) + (v > m[7]) + (v > m[8]) + (v > m[9]);
-        q += (v > m[10]) + (v > m[11]) + (v > m[12]) + (v > m[13]) + (v > m[14]);
+        q += (v > tree[1]) + (v > tree[2]) + (v > tree[3]) + (v > tree[4]) + (v > tree[5]);
+        q += (v > tree[6]) + (v > tree[7]) + (v > tree[8]) + (v > tree[9]) + (v > tree[10]);
+        q += (v > tree[11]) + (v > tree[12]) + (v > tree[13]) + (v > tree[14]) + (v > tree[15]);
         codes[j] = q;
     }
     if (is_fp4)
@@ -223,5 +112,130 @@ static inline void quantcore_search32(
     for (int j = 0; j < 16; j++) out[j] = (uint8_t)(codes[2 * j] << 4 | codes[2 * j + 1]);
 }
 
+#if defined(__SSSE3__)
+
+/* 16 or 32 values at once, in the registers of SSE or AVX2, whose packings and look-ups work on 16 bytes each. */
+#if defined(__AVX2__)
+#define QUANTCORE_WIDE(name) _mm256_##name
+typedef __m256 quantcore_floats;
+typedef __m256i quantcore_bytes;
+#else
+#define QUANTCORE_WIDE(name) _mm_##name
+typedef __m128 quantcore_floats;
+typedef __m128i quantcore_bytes;
+#endif
+
+/* Cells of 1/16. How many midpoints are below a cell, the highest midpoint never counted: below[0] from cell 0 on, below[1]
+ * from cell -16 on. The next midpoint is the one to compare with; keys are the lower and the upper bytes of all of them
+ * as 16 bits, in units of 2**-15. */
+typedef struct {
+    quantcore_bytes below[2], keys[2];
+    const float *tree;
+} quantcore_search;
+
+static inline quantcore_bytes quantcore_table(const uint8_t *bytes) {
+    __m128i table = _mm_loadu_si128((const __m128i *)bytes);
+#if defined(__AVX2__)
+    return _mm256_broadcastsi128_si256(table);
+#else
+    return table;
+#endif
+}
+
+static inline quantcore_search quantcore_search_of(const float *tree, int is_fp4) {
+    quantcore_search search;
+    float sorted[15];
+    uint8_t below[32], keys[2][16] = {{0}, {0}};
+    int n = quantcore_sorted_midpoints(tree, is_fp4, sorted), next = 0;
+    for (int cell = -16; cell < 16; cell++) {
+        below[cell & 31] = (uint8_t)next;
+        next += next < n - 1 && floorf(16 * sorted[next]) == (float)cell;
+    }
+    for (int i = 0; i < n; i++) {
+        int32_t key = _mm_cvtss_si32(_mm_set_ss(32768 * sorted[i]));
+        keys[0][i] = (uint8_t)key;
+        keys[1][i] = (uint8_t)(key >> 8);
+    }
+    for (int i = 0; i < 2; i++) {
+        search.below[i] = quantcore_table(below + 16 * i);
+        search.keys[i] = quantcore_table(keys[i]);
+    }
+    search.tree = tree;
+    return search;
+}
+
+/* Pairs of codes as 16 bits, four from each quarter of x in every 16 bytes. Returns whether there are values that are the
+ * same as a midpoint in 16 bits, so that their codes are not known. */
+static inline int quantcore_search_wide(
+    const float *x, float inverse, const quantcore_search *search, int is_fp4, quantcore_bytes *pairs) {
+    enum { LANES = sizeof(quantcore_floats) / 4 };
+    quantcore_bytes fixed[4], is_positive[4];
+    for (int i = 0; i < 4; i++) {
+        quantcore_floats v = QUANTCORE_WIDE(loadu_ps)(x + LANES * i) * QUANTCORE_WIDE(set1_ps)(inverse);
+        fixed[i] = QUANTCORE_WIDE(cvtps_epi32)(v * QUANTCORE_WIDE(set1_ps)(32768));
+        is_positive[i] = (quantcore_bytes)(v > QUANTCORE_WIDE(setzero_ps)());
+    }
+    /* Packing saturates what is not within -1 to 1. The upper five bits are the cell. */
+    quantcore_bytes low = QUANTCORE_WIDE(packs_epi32)(fixed[0], fixed[1]);
+    quantcore_bytes high = QUANTCORE_WIDE(packs_epi32)(fixed[2], fixed[3]);
+    quantcore_bytes cell =
+        QUANTCORE_WIDE(packs_epi16)(QUANTCORE_WIDE(srai_epi16)(low, 11), QUANTCORE_WIDE(srai_epi16)(high, 11));
+    /* A byte with its highest bit set looks up 0. */
+    quantcore_bytes code = QUANTCORE_WIDE(shuffle_epi8)(search->below[0], cell);
+    code |= QUANTCORE_WIDE(shuffle_epi8)(search->below[1], cell ^ QUANTCORE_WIDE(set1_epi8)(-128));
+    quantcore_bytes lower_bytes = QUANTCORE_WIDE(shuffle_epi8)(search->keys[0], code);
+    quantcore_bytes upper_bytes = QUANTCORE_WIDE(shuffle_epi8)(search->keys[1], code);
+    quantcore_bytes low_key = QUANTCORE_WIDE(unpacklo_epi8)(lower_bytes, upper_bytes);
+    quantcore_bytes high_key = QUANTCORE_WIDE(unpackhi_epi8)(lower_bytes, upper_bytes);
+    quantcore_bytes is_equal = QUANTCORE_WIDE(cmpeq_epi16)(low, low_key) | QUANTCORE_WIDE(cmpeq_epi16)(high, high_key);
+    /* -1 where it is so. */
+    code = QUANTCORE_WIDE(sub_epi8)(code, QUANTCORE_WIDE(packs_epi16)(QUANTCORE_WIDE(cmpgt_epi16)(low, low_key),
+                                                                      QUANTCORE_WIDE(cmpgt_epi16)(high, high_key)));
+    if (is_fp4) {
+        low = QUANTCORE_WIDE(packs_epi32)(is_positive[0], is_positive[1]);
+        high = QUANTCORE_WIDE(packs_epi32)(is_positive[2], is_positive[3]);
+        code = QUANTCORE_WIDE(sub_epi8)(code, QUANTCORE_WIDE(packs_epi16)(low, high));
+        code = QUANTCORE_WIDE(shuffle_epi8)(quantcore_table(QUANTCORE_FP4_CODES), code);
+    }
+    *pairs = QUANTCORE_WIDE(maddubs_epi16)(code, QUANTCORE_WIDE(set1_epi16)(1 << 8 | 16));
+    return QUANTCORE_WIDE(movemask_epi8)(is_equal);
+}
+
+static inline void quantcore_search32(
+    const float *x, float inverse, const quantcore_search *search, int is_fp4, uint8_t *out) {
+#if defined(__AVX2__)
+    const __m128i order = _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
+    __m256i pairs;
+    int is_unknown = quantcore_search_wide(x, inverse, search, is_fp4, &pairs);
+    __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+    bytes = _mm_shuffle_epi8(bytes, order);
+#else
+    __m128i pairs[2];
+    int is_unknown = quantcore_search_wide(x, inverse, search, is_fp4, pairs);
+    is_unknown |= quantcore_search_wide(x + 16, inverse, search, is_fp4, pairs + 1);
+    __m128i bytes = _mm_packus_epi16(pairs[0], pairs[1]);
+#endif
+    _mm_storeu_si128((__m128i *)out, bytes);
+    /* Rare: one value in a few thousand. */
+    if (__builtin_expect(is_unknown, 0)) quantcore_count32(x, inverse, search->tree, is_fp4, out);
+}
+
+#else
+
+typedef struct {
+    const float *tree;
+} quantcore_search;
+
+static inline quantcore_search quantcore_search_of(const float *tree, int is_fp4) {
+    (void)is_fp4;
+    return (quantcore_search){tree};
+}
+
+static inline void quantcore_search32(
+    const float *x, float inverse, const quantcore_search *search, int is_fp4, uint8_t *out) {
+    quantcore_count32(x, inverse, search->tree, is_fp4, out);
+}
+
+#endif
 #endif
 #endif
