@@ -7,9 +7,16 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from quantcore._kernels.bits cimport MAGNITUDE, bits_of, float_of
 from quantcore._kernels.scales cimport prefetch_run
 
+cdef extern from "nibble_search.h":
+    ctypedef struct quantcore_search:
+        pass
+    quantcore_search quantcore_search_of(const float* tree, int is_fp4) noexcept nogil
+    void quantcore_search32(
+        const float* x, float inverse, const quantcore_search* search, int is_fp4, uint8_t* out
+    ) noexcept nogil
+
 cdef extern from "nibbles.h":
     void quantcore_pair32(const int32_t* codes, uint8_t* data) noexcept nogil
-    void quantcore_search32(const float* x, float inverse, const float* tree, int is_fp4, uint8_t* out) noexcept nogil
     void quantcore_lookup32(const uint8_t* data, float scale, const float* table, float* y) noexcept nogil
 
 cdef enum QuantType:
@@ -37,10 +44,17 @@ cdef enum:
 
 cdef inline uint32_t absmax_bits(const float* x, int64_t n) noexcept nogil:
     """The bits of the largest magnitude; NaN and inf come out at INFINITE or above."""
-    cdef int64_t j
-    cdef uint32_t largest = 0
-    for j in range(n):
-        largest = max(largest, bits_of(x[j]) & MAGNITUDE)
+    cdef int64_t i
+    cdef int j
+    cdef uint32_t largest = 0, of_group
+    # A constant number of elements takes no loop but vector instructions.
+    for i in range(n // GROUP):
+        of_group = 0
+        for j in range(GROUP):
+            of_group = max(of_group, bits_of(x[GROUP * i + j]) & MAGNITUDE)
+        largest = max(largest, of_group)
+    for i in range(n // GROUP * GROUP, n):
+        largest = max(largest, bits_of(x[i]) & MAGNITUDE)
     return largest
 
 
@@ -57,25 +71,29 @@ cdef inline void int4_code32(const float* x, float divisor, uint8_t* out) noexce
 
 
 cdef inline void code_groups(
-    const float* x, int64_t n, int block_size, const float* factors, const int quant_type, const float* tree,
-    uint8_t* out, const uint8_t* ahead, int64_t stride
+    const float* x, int64_t n, int block_size, const float* factors, const int quant_type,
+    const quantcore_search* shared_search, uint8_t* out, const uint8_t* ahead, int64_t stride
 ) noexcept nogil:
-    cdef int64_t i, _group
-    for i in range((n + block_size - 1) // block_size):
-        for _group in range(min(<int64_t> block_size, n - i * block_size) // GROUP):
-            if quant_type == INT4:
-                int4_code32(x, factors[i], out)
-            else:
-                quantcore_search32(x, factors[i], tree, quant_type == FP4, out)
-            prefetch_run(ahead, stride)
-            x += GROUP
-            out += GROUP_BYTES
-            ahead += stride
+    # A copy that no store can change stays in registers.
+    cdef quantcore_search search = shared_search[0]
+    cdef int64_t i
+    cdef int shift = 0
+    while GROUP << shift < block_size:
+        shift += 1
+    for i in range(n // GROUP):
+        if quant_type == INT4:
+            int4_code32(x, factors[i >> shift], out)
+        else:
+            quantcore_search32(x, factors[i >> shift], &search, quant_type == FP4, out)
+        prefetch_run(ahead, stride)
+        x += GROUP
+        out += GROUP_BYTES
+        ahead += stride
 
 
 cdef inline void code_blocks(
-    const float* x, int64_t n, int block_size, const float* scales, int quant_type, const float* tree, uint8_t* out,
-    const uint8_t* ahead, int64_t stride
+    const float* x, int64_t n, int block_size, const float* scales, int quant_type,
+    const quantcore_search* search, uint8_t* out, const uint8_t* ahead, int64_t stride
 ) noexcept nogil:
     """Code n <= NIBBLE_TILE elements (a multiple of 32) in blocks against their scales (of NF4 and FP4: the absmax).
 
@@ -88,15 +106,15 @@ cdef inline void code_blocks(
         for i in range(n_blocks):
             # Without a scale, all values are 0 or so small that a scale of 1 makes them 0.
             factors[i] = scales[i] if scales[i] > 0 else <float> 1.0
-        code_groups(x, n, block_size, factors, INT4, tree, out, ahead, stride)
+        code_groups(x, n, block_size, factors, INT4, search, out, ahead, stride)
         return
     for i in range(n_blocks):
         # 1e-38 keeps the inverse finite; the codes of a block of zeros are those of 0.
         factors[i] = <float> 1.0 / max(scales[i], <float> 1e-38)
     if quant_type == FP4:
-        code_groups(x, n, block_size, factors, FP4, tree, out, ahead, stride)
+        code_groups(x, n, block_size, factors, FP4, search, out, ahead, stride)
     else:
-        code_groups(x, n, block_size, factors, NF4, tree, out, ahead, stride)
+        code_groups(x, n, block_size, factors, NF4, search, out, ahead, stride)
 
 
 cdef inline void decode_block(

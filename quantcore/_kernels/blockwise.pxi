@@ -5,6 +5,7 @@ from libc.string cimport memcpy, memset
 
 from quantcore._kernels.bits cimport INFINITE, float_of
 from quantcore._kernels.blockwise cimport (
+    FP4,
     GROUP,
     GROUP_BYTES,
     INT4,
@@ -19,6 +20,8 @@ from quantcore._kernels.blockwise cimport (
     decode_block,
     decode_scales,
     dynamic_codes,
+    quantcore_search,
+    quantcore_search_of,
     sum_of_leaf,
 )
 from quantcore._kernels.floats cimport FLOAT32, size_of, store_tile
@@ -29,19 +32,19 @@ cdef enum:
 
 
 cdef inline void code_tile(
-    const float* x, int64_t n, int block_size, const float* scales, int quant_type, const float* tree, uint8_t* out,
-    const uint8_t* ahead, int64_t stride
+    const float* x, int64_t n, int block_size, const float* scales, int quant_type,
+    const quantcore_search* search, uint8_t* out, const uint8_t* ahead, int64_t stride
 ) noexcept nogil:
     """Code n <= NIBBLE_TILE elements in blocks; a last group that is not whole is filled up with zeros."""
     cdef float padded[NIBBLE_TILE]
     cdef uint8_t coded[NIBBLE_TILE_BYTES]
     cdef int64_t padding = -n & (GROUP - 1)
     if padding == 0:
-        code_blocks(x, n, block_size, scales, quant_type, tree, out, ahead, stride)
+        code_blocks(x, n, block_size, scales, quant_type, search, out, ahead, stride)
         return
     memcpy(padded, x, n * 4)
     memset(padded + n, 0, padding * 4)
-    code_blocks(padded, n + padding, block_size, scales, quant_type, tree, coded, ahead, stride)
+    code_blocks(padded, n + padding, block_size, scales, quant_type, search, coded, ahead, stride)
     memcpy(out, coded, (n + 1) // 2)
 
 
@@ -69,6 +72,7 @@ cdef int64_t nibbles_quantize(
     uint8_t* out,
 ) noexcept nogil:
     cdef float staged[NIBBLE_TILE]
+    cdef quantcore_search search = quantcore_search_of(tree, quant_type == FP4)
     cdef const float* x
     cdef float* tile_scales
     cdef int64_t start = 0, count, bad
@@ -80,7 +84,7 @@ cdef int64_t nibbles_quantize(
         if bad >= 0:
             return start + bad * block_size
         code_tile(
-            x, count, block_size, tile_scales, quant_type, tree, out + start // 2,
+            x, count, block_size, tile_scales, quant_type, &search, out + start // 2,
             values + (start + NIBBLE_TILE) * size_of(dtype), GROUP * size_of(dtype),
         )
         start += count
@@ -107,6 +111,7 @@ cdef int64_t nibbles_quantize_linear(
 ) noexcept nogil:
     cdef float staged[NIBBLE_TILE]
     cdef float decoded[MOST_BLOCKS]
+    cdef quantcore_search search = quantcore_search_of(tree, quant_type == FP4)
     cdef int64_t first = 0, start, stop, count, tile, bad, k = 0
     while first < n:
         stop = min(n, first + <int64_t> block_size * super_block_size)
@@ -127,7 +132,7 @@ cdef int64_t nibbles_quantize_linear(
             count = min(<int64_t> NIBBLE_TILE, stop - start)
             code_tile(
                 loaded(values, dtype, start, count, staged), count, block_size,
-                decoded + (start - first) // block_size, quant_type, tree, out + start // 2,
+                decoded + (start - first) // block_size, quant_type, &search, out + start // 2,
                 values + (start + stop - first) * size_of(dtype), GROUP * size_of(dtype),
             )
         first = stop
