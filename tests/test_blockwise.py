@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import json
 import pickle
 import zlib
 from statistics import NormalDist
@@ -20,7 +19,6 @@ from quantcore import (
     InvalidValueError,
     QuantcoreError,
     Quantized4Bit,
-    _kernels,
     dequantize_4bit,
     dequantize_4bit_double,
     quantize_4bit,
@@ -29,8 +27,8 @@ from quantcore import (
 from tests import reference_blockwise as reference
 from tests.conftest import SEED
 from tests.contract import DISTRIBUTIONS, assert_same_floats
+from tests.levels import at_level, differences, every_other_level
 from tests.test_arrays import MEGABYTE, memory_below
-from tests.test_isa import python
 
 F32 = np.float32
 F32_MAX = np.finfo(F32).max
@@ -438,14 +436,9 @@ def expected() -> dict[str, int]:
     return digests(SEED)
 
 
-@pytest.mark.parametrize("level", _kernels.SUPPORTED_LEVELS)
+@every_other_level
 def test_every_level_gives_the_same(level, expected):
-    code = "import json, quantcore; from tests.test_blockwise import digests; "
-    child = python(code + f"print(json.dumps([quantcore.isa(), digests({SEED})]))", QUANTCORE_ISA=level)
-    assert child.returncode == 0, child.stderr
-    isa, results = json.loads(child.stdout)
-    assert isa == level
-    assert {name for name in expected if results[name] != expected[name]} == set(), f"QUANTCORE_TEST_SEED={SEED}"
+    assert differences(at_level(level, digests, SEED), expected) == set(), f"QUANTCORE_TEST_SEED={SEED}"
 
 
 def test_any_number_of_threads_gives_the_same(expected):
