@@ -51,11 +51,11 @@ sys.exit(status)
 
 @pytest.mark.may_skip
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux' figure of the peak memory")
-def test_six_gigabytes_in_little_memory(tmp_path):
+def test_more_than_four_gigabytes_in_little_memory(tmp_path):
     source, target = tmp_path / "in.gguf", tmp_path / "out.gguf"
-    if shutil.disk_usage(tmp_path).free < 2_500_000_000:
-        pytest.skip("needs 2.5 GB of disk")
-    shape = (1 << 13, 91_648)
+    if shutil.disk_usage(tmp_path).free < 1_500_000_000:
+        pytest.skip("needs 1.5 GB of disk")
+    shape = (1 << 13, 66_560)  # 2**32 is an offset within the second tensor
     offsets = write_sparse_gguf(source, dict.fromkeys(("a.weight", "b.weight"), shape))
     rng = np.random.default_rng(0)
     rows = {
@@ -67,7 +67,7 @@ def test_six_gigabytes_in_little_memory(tmp_path):
             file.write(values.tobytes())
     if 512 * source.stat().st_blocks > 100_000_000:
         pytest.skip("the file system has no sparse files")
-    assert source.stat().st_size > 6_000_000_000
+    assert source.stat().st_size > 2**32
     try:
         command = [sys.executable, "-P", "-c", MEASURED, "quantize", str(source), str(target), "Q8_0", "--pure"]
         child = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=600)
