@@ -5,7 +5,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 CHECKOUT=$PWD
 PYTHON=${PYTHON:-python3}
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_QUIET=2
-export PIP_NO_COMPILE=1 # most of what is installed is never imported
 
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/quantcore-ci.XXXXXX")
 trap 'rm -rf "$WORK"' EXIT
