@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,28 +13,10 @@ import pytest
 import quantcore
 from quantcore import quantize
 from quantcore.gguf import quantize_model
-from tests.models import Tensor, gguf, write_gguf
+from tests.models import Tensor, gguf, write_gguf, write_sparse_gguf
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(quantcore.__file__).parents[1])}
 N_KILLS = int(os.environ.get("QUANTCORE_TEST_KILLS", "40"))
-
-
-def write_sparse_gguf(path: Path, shapes: Mapping[str, tuple[int, int]]) -> Mapping[str, int]:
-    """Write a GGUF file of float32 zeros that take no room on the disk; returns the offsets of the tensors."""
-    writer = gguf.GGUFWriter(path, "llama")
-    for name, (rows, columns) in shapes.items():
-        writer.add_tensor_info(name, (rows, columns), np.dtype(np.float32), 4 * rows * columns)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    writer.close()
-    position = -(-path.stat().st_size // 32) * 32
-    offsets = {}
-    for name, (rows, columns) in shapes.items():
-        offsets[name] = position
-        position += 4 * rows * columns
-    os.truncate(path, position)
-    return offsets
 
 
 # The peak is that of the program itself: the figure of getrusage begins with the process that started it.
