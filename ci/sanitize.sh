@@ -6,7 +6,7 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
 CASES=${CASES:-5120}
-TESTS=(tests/test_formats.py tests/test_arrays.py tests/test_block_records.py tests/test_golden.py tests/test_parallel.py)
+TESTS=(tests/test_{formats,formats_refusals,arrays,block_records,golden,parallel}.py)
 
 copy_tests "$WORK/run"
 "$PYTHON" -m venv "$WORK/venv"
@@ -80,4 +80,4 @@ tsan ci/race.py changing
 echo "Bounds checks"
 QUANTCORE_DEBUG_BUILD=1 build debug -O1
 PYTHONPATH="$WORK/debug" "$python" -m pytest -q -p no:cacheprovider -k "not a_million_blocks" \
-    tests/test_formats.py tests/test_hostile_files.py
+    tests/test_{formats,formats_refusals,hostile_files,hostile_limits}.py

@@ -165,7 +165,7 @@ def kills() -> tuple[str, bool]:
 
 
 def full_disk() -> tuple[str, bool]:
-    passed, summary = tests("tests/test_files.py")
+    passed, summary = tests("tests/test_files.py tests/test_files_faults.py")
     return summary, passed
 
 

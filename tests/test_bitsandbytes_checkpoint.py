@@ -1,7 +1,6 @@
 """A real transformer's checkpoint to 4 bits and back, read by the genuine bitsandbytes."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -13,18 +12,6 @@ from quantcore.safetensors import INDEX_NAME
 from tests.models import minilm_folder
 
 STATE = ".quant_state.bitsandbytes__"
-
-
-@pytest.fixture(scope="module")
-def torch() -> Iterator[ModuleType]:
-    torch = pytest.importorskip("torch")
-    with torch.compiler.set_stance("force_eager"):
-        yield torch
-
-
-@pytest.fixture(scope="module")
-def bnb(torch: ModuleType) -> ModuleType:
-    return pytest.importorskip("bitsandbytes.functional")
 
 
 @pytest.fixture(scope="module")

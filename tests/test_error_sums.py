@@ -355,8 +355,3 @@ def test_torch_tensors_are_taken(torch):
     y = x.float() + 0.25
     assert sums_of(x, y).stats().mse == 0.0625
     assert sums_of(x.float().numpy(), y.numpy()) == sums_of(x, y)
-
-
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch")

@@ -3,7 +3,6 @@
 import zlib
 from types import ModuleType
 
-import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -25,10 +24,7 @@ from quantcore import (
     ste_backward,
 )
 from tests import reference_fake_quant
-from tests.conftest import SEED
-from tests.contract import DISTRIBUTIONS, assert_same_floats
-from tests.levels import at_level, differences, every_other_level
-from tests.test_quantized_tensor import (
+from tests.affine_cases import (
     ASYMMETRIC,
     CHANNEL,
     GROUP,
@@ -43,16 +39,10 @@ from tests.test_quantized_tensor import (
     of,
     parts,
 )
-
-F32, F16, F64 = np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.float64)
-BF16 = np.dtype(ml_dtypes.bfloat16)
-DTYPES = [F32, F16, BF16, F64]
-every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-
-
-@pytest.fixture(scope="module")
-def torch() -> ModuleType:
-    return pytest.importorskip("torch")
+from tests.conftest import SEED
+from tests.contract import DISTRIBUTIONS, assert_same_floats
+from tests.fake_quant_cases import BF16, DTYPES, F16, F32, F64, every_dtype
+from tests.levels import at_level, differences, every_other_level
 
 
 def assert_equals_reference(values: np.ndarray, grad: np.ndarray, params: QuantParams) -> None:
