@@ -1,8 +1,9 @@
 """Small GGUF models for the tests, written with gguf-py so that no code of ours makes its own input.
 
 Four builders: any tensors under a llama header (`write_gguf`), large ones of zeros (`write_sparse_gguf`), a tiny random
-llama that llama.cpp runs (`write_tiny_llama_gguf`), and the real all-MiniLM-L6-v2 (`write_minilm_gguf`). Types are named
-as gguf-py names them: "F32", "BF16", "UINT32". Importing this module without gguf-py skips the tests that import it.
+llama that llama.cpp runs (`write_tiny_llama_gguf`), and the real all-MiniLM-L6-v2 (`write_minilm_gguf`). Types have
+the names that gguf-py gives them: "F32", "BF16", "UINT32". Importing this module without gguf-py skips the tests that
+import it.
 """
 
 import importlib.util

@@ -1,6 +1,7 @@
 """Malformed files of the catalogues are refused with one line, at once and in little memory; their neighbours are read.
 
-The catalogues are ``tests/hostile_gguf.py`` and ``tests/hostile_safetensors.py``."""
+The catalogues are ``tests/hostile_gguf.py``, ``hostile_safetensors.py`` and ``hostile_checkpoints.py`` beside it.
+"""
 
 import os
 import random
@@ -16,7 +17,7 @@ from safetensors import deserialize
 from quantcore.errors import FileFormatError, QuantcoreError
 from quantcore.gguf.reader import GGUFReader
 from quantcore.safetensors import SafetensorsReader, open_checkpoint
-from tests import hostile_gguf, hostile_safetensors
+from tests import gguf_bytes, hostile_checkpoints, hostile_gguf, hostile_safetensors
 from tests.hostile_cases import cases, deadline, refusal, written
 from tests.hostile_gguf import EVERY_VALUE
 
@@ -51,7 +52,7 @@ def test_every_family_has_a_valid_neighbour():
     assert families(hostile_gguf.MALFORMED) <= families(hostile_gguf.VALID)
     assert families(hostile_gguf.ON_DISK) <= families(hostile_gguf.VALID_ON_DISK)
     assert families(hostile_safetensors.MALFORMED) <= families(hostile_safetensors.VALID)
-    assert families(hostile_safetensors.CHECKPOINTS) <= families(hostile_safetensors.VALID_CHECKPOINTS)
+    assert families(hostile_checkpoints.CHECKPOINTS) <= families(hostile_checkpoints.VALID_CHECKPOINTS)
 
 
 @cases(hostile_gguf.VALID)
@@ -85,7 +86,7 @@ def test_values_are_decoded(tmp_path):
         for key, (type_id, _, value) in EVERY_VALUE.items():
             decoded = reader.value(key)
             decoded = decoded.tolist() if isinstance(decoded, np.ndarray) else decoded
-            assert decoded == (pytest.approx(value) if type_id == hostile_gguf.F32_VALUE else value), key
+            assert decoded == (pytest.approx(value) if type_id == gguf_bytes.F32_VALUE else value), key
         assert reader.value("x.missing") is None
 
 
@@ -134,10 +135,10 @@ def test_safetensors_metadata_is_read(tmp_path):
         assert reader.metadata == {"format": "pt", "note": ""}
 
 
-@cases(hostile_safetensors.VALID_CHECKPOINTS)
+@cases(hostile_checkpoints.VALID_CHECKPOINTS)
 def test_valid_checkpoint_is_read(case, tmp_path):
     root = case(tmp_path)
-    for path in (root, root / hostile_safetensors.INDEX):
+    for path in (root, root / hostile_checkpoints.INDEX):
         with open_checkpoint(path) as checkpoint:
             assert {tensor.name for tensor in checkpoint.tensors} >= {"a", "b"}
             for tensor in checkpoint.tensors:
@@ -165,10 +166,10 @@ def test_what_is_no_checkpoint_is_refused(case, tmp_path):
     assert str(path) in refusal(open_checkpoint, path)
 
 
-@cases(hostile_safetensors.CHECKPOINTS)
+@cases(hostile_checkpoints.CHECKPOINTS)
 def test_hostile_checkpoint_is_refused(case, tmp_path):
     root = case(tmp_path)
-    for path in (root, root / hostile_safetensors.INDEX):
+    for path in (root, root / hostile_checkpoints.INDEX):
         assert str(root) in refusal(open_checkpoint, path)
 
 

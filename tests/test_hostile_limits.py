@@ -13,7 +13,7 @@ import quantcore
 from quantcore.cli import main
 from quantcore.gguf.reader import GGUFReader
 from quantcore.safetensors import SafetensorsReader, open_checkpoint
-from tests import hostile_gguf, hostile_safetensors
+from tests import gguf_bytes, hostile_checkpoints, hostile_gguf, hostile_safetensors
 from tests.hostile_cases import MEMORY, cases, deadline, refusal, written
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(quantcore.__file__).parents[1])}
@@ -61,7 +61,7 @@ def test_all_are_refused_under_a_memory_limit(tmp_path):
     add(hostile_gguf.ON_DISK, "GGUFReader")
     add(hostile_safetensors.MALFORMED, "SafetensorsReader")
     add(hostile_safetensors.ON_DISK, "SafetensorsReader", "open_checkpoint")
-    add(hostile_safetensors.CHECKPOINTS, "open_checkpoint")
+    add(hostile_checkpoints.CHECKPOINTS, "open_checkpoint")
     child = subprocess.run(
         [sys.executable, "-P", "-c", _OPEN_UNDER_LIMITS, str(MEMORY)],
         input=json.dumps(files),
@@ -90,14 +90,14 @@ _ON_COMMAND_LINE = {
     "10^9 strings": hostile_gguf.ON_DISK["sparse/array of 10^9 strings"],
     "FIFO": hostile_gguf.ON_DISK["on disk/FIFO"],
     "safetensors of 2^64-1": _file(hostile_safetensors.MALFORMED["length/2^64-1"], "model.safetensors"),
-    "shard in the parent": hostile_safetensors.CHECKPOINTS["shard/in the parent"],
+    "shard in the parent": hostile_checkpoints.CHECKPOINTS["shard/in the parent"],
     "pickle in a zip": hostile_safetensors.PICKLES["pickle/in a zip as pytorch_model.bin"],
 }
 _NASTY = "before\x1b[2J\r\n\x9b\u202eafter"
 _ESCAPES = {
-    "model.gguf": hostile_gguf.build_gguf(
-        kvs=(hostile_gguf.ARCHITECTURE, hostile_gguf.text_kv(_NASTY.encode(), _NASTY.encode())),
-        tensors=(hostile_gguf.Tensor(_NASTY.encode()),),
+    "model.gguf": gguf_bytes.build_gguf(
+        kvs=(gguf_bytes.ARCHITECTURE, gguf_bytes.text_kv(_NASTY.encode(), _NASTY.encode())),
+        tensors=(gguf_bytes.Tensor(_NASTY.encode()),),
     ),
     "model.safetensors": hostile_safetensors.build_safetensors(
         {"__metadata__": {_NASTY: _NASTY}, _NASTY: hostile_safetensors.entry()}, bytes(8)
