@@ -1,7 +1,8 @@
 """NF4 and FP4 beside the genuine bitsandbytes: its bytes, its statistics, its checkpoints, read and written.
 
 Where its CPU path departs from its GPU kernels, a test says how. The hostile mappings and the golden vectors need
-neither bitsandbytes nor torch."""
+neither bitsandbytes nor torch.
+"""
 
 import json
 import subprocess

@@ -1,6 +1,7 @@
 """Whole models: `quantize_model` does to every tensor what `quantize` does, by the rules, slab by slab, or nothing.
 
-What is written is read back with gguf-py, and what is read was written with it or with the safetensors library."""
+What is written is read back with gguf-py, and what is read was written with it or with the safetensors library.
+"""
 
 import itertools
 import string
