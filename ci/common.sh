@@ -26,16 +26,20 @@ copy_tests() {
     rm -r "$1/quantcore"
 }
 
-# What the tests import, for an interpreter that gets quantcore in another way than pip; whole llama.cpp builds left out.
-install_test_dependencies() {
-    "$1" -m pip install -r <("$1" - <<'PY'
+# install PYTHON NAME...: the packages of these names, in the versions that pyproject.toml asks for.
+install() {
+    "$1" -m pip install -r <("$1" - "${@:2}" <<'PY'
+import re
+import sys
 import tomllib
 from pathlib import Path
 
-project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-extras = project["optional-dependencies"]
-left_out = ("quantcore", "cyllama", "xllamacpp")
-print(*project["dependencies"], *extras["cli"], *extras["dask"], *(r for r in extras["test"] if not r.startswith(left_out)), sep="\n")
+settings = tomllib.loads(Path("pyproject.toml").read_text())
+project = settings["project"]
+asked = settings["build-system"]["requires"] + project["dependencies"]
+asked += [requirement for extra in project["optional-dependencies"].values() for requirement in extra]
+by_name = {re.match(r"[\w.-]+", requirement)[0]: requirement for requirement in asked}
+print(*(by_name[name] for name in sys.argv[1:]), sep="\n")
 PY
     )
 }

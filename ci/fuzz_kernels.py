@@ -45,6 +45,8 @@ BLOCK_COUNTS = {32: (0, 1, 2, 3, 63, 64, 65, 127, 128, 129, 200), 1: (0, 1, 2, 3
 # Limits of the formats and of the floats, and values whose scale under- or overflows.
 SPECIAL = (0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 1.17e-38, 2e-38, 65504.0, 65520.0, 524128.0, 524160.0, -524160.0,
            8321039.0, 8321040.0, 3.4e38, -3.4e38, 3.5e38, 1e300, np.inf, -np.inf, np.nan)  # fmt: skip
+# The share of the cases of statistics that select from very many values and hash every bin: far slower than the rest.
+THOROUGH = 0.25
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
@@ -245,7 +247,8 @@ class Fuzzer:
         if not np.isfinite(values).all() or np.abs(values.astype(np.float64)).max() > 3e38:
             return
         params = calibrator.compute().params
-        exact = _order_statistics(values, rng)
+        is_thorough = rng.random() < THOROUGH
+        exact = _order_statistics(values, rng) if is_thorough else np.zeros(0)
         out_dtype = np.dtype(np.float16 if dtype == np.float16 else np.float32)
         outs = [heap(size * out_dtype.itemsize, self.lead(4)).view(out_dtype).reshape(shape) for _ in "123"]
         quantcore.fake_quantize_with_params(values, params, out=outs[0])
@@ -255,7 +258,7 @@ class Fuzzer:
         sums = np.array(
             [quantcore.analyze_error(values, params).mse, quantcore.error_stats(values, outs[0].astype(dtype)).mse]
         )
-        states = str(calibrator.to_dict()["state"]).encode()
+        states = str(calibrator.to_dict()["state"]).encode() if is_thorough else b""
         results = [*outs, *gradients[1:], sums, exact]
         self.record(
             "statistics round trip",

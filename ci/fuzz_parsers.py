@@ -4,7 +4,7 @@ Whatever the bytes: a reader either raises `FileFormatError` with one printable 
 the file, values that decode, and a text that drives no terminal. What our safetensors reader takes, the safetensors
 library takes too; what the GGUF reader takes can be quantized, or is refused with one of our errors.
 
-Usage: python -m ci.fuzz_parsers [--runs 60000] [--seconds 150] [--seed 1] [--corpus FOLDER] [gguf safetensors]
+Usage: python -m ci.fuzz_parsers [--runs 40000] [--seconds 300] [--seed 1] [--corpus FOLDER] [gguf safetensors]
 One process per reader. The same seed gives the same executions, so that a change is judged by what it changes; look for
 new findings with another one (0: a random one) and more runs. Needs atheris, the test dependencies and an installed
 quantcore. Exit 0: no finding.
@@ -120,8 +120,8 @@ def run(parser: str, options: argparse.Namespace, folder: Path) -> subprocess.Po
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("readers", nargs="*", default=list(CHECKS), metavar="READER", help=", ".join(CHECKS))
-    parser.add_argument("--runs", type=int, default=60_000, help="executions a reader")
-    parser.add_argument("--seconds", type=int, default=150, help="at most this long")
+    parser.add_argument("--runs", type=int, default=40_000, help="executions a reader")
+    parser.add_argument("--seconds", type=int, default=300, help="at most this long")
     parser.add_argument("--seed", type=int, default=1, help="of the mutations; 0: a random one")
     parser.add_argument("--corpus", type=Path, help="folder for seeds, corpora and findings, kept (default: temporary)")
     options = parser.parse_args()

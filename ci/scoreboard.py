@@ -29,7 +29,7 @@ from quantcore import _kernels
 from quantcore.errors import FileFormatError
 from quantcore.gguf.reader import GGUFReader
 from quantcore.safetensors import SafetensorsReader, open_checkpoint
-from tests import ggml, hostile_gguf, hostile_safetensors
+from tests import ggml, hostile_checkpoints, hostile_gguf, hostile_safetensors
 from tests.contract import BLOCK, DISTRIBUTIONS, FORMATS
 from tests.make_golden import PATH as GOLDEN
 
@@ -57,7 +57,7 @@ def malformed_files() -> tuple[str, bool]:
     readers: list[tuple[Callable[[Path], object], dict[str, object], str]] = [
         (GGUFReader, hostile_gguf.MALFORMED | hostile_gguf.ON_DISK, "model.gguf"),
         (SafetensorsReader, hostile_safetensors.MALFORMED | hostile_safetensors.ON_DISK, "model.safetensors"),
-        (open_checkpoint, hostile_safetensors.CHECKPOINTS, ""),
+        (open_checkpoint, hostile_checkpoints.CHECKPOINTS, ""),
     ]
     count, refused, slowest = 0, 0, 0.0
     for reader, catalogue, name in readers:
@@ -165,7 +165,7 @@ def kills() -> tuple[str, bool]:
 
 
 def full_disk() -> tuple[str, bool]:
-    passed, summary = tests("tests/test_files.py")
+    passed, summary = tests("tests/test_files.py tests/test_files_faults.py")
     return summary, passed
 
 

@@ -44,10 +44,10 @@ cd "$WORK"
 
 copy_tests "$WORK/run"
 cd "$WORK/run"
-install_test_dependencies "$WORK/user/bin/python"
+install "$WORK/user/bin/python" gguf hypothesis ml_dtypes pytest pywhispercpp safetensors scikit-learn
 "$WORK/user/bin/python" -m pip install -c ci/requirements-lint.txt mypy
-"$WORK/user/bin/python" -m pytest -q -p no:cacheprovider tests/test_formats.py tests/test_arrays.py \
-    tests/test_block_records.py tests/test_blockwise.py tests/test_golden.py tests/test_files.py tests/test_model.py tests/test_digits.py
+"$WORK/user/bin/python" -m pytest -q -p no:cacheprovider tests/test_{arrays,block_records,digits,golden}.py \
+    tests/test_{blockwise,files,formats,model}{,_*}.py
 
 # The stubs describe what was compiled; pickling hooks are Cython's own.
 echo 'quantcore\._kernels\.(__all__|.*\.__(reduce|setstate)_cython__)' >"$WORK/allowed"

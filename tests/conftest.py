@@ -7,7 +7,9 @@ QUANTCORE_TEST_SEED repeats a run's random data. HYPOTHESIS_PROFILE is "default"
 import os
 import signal
 import zlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +40,57 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     """Random data that are new every run, and do not depend on which other tests run."""
     print(f"QUANTCORE_TEST_SEED={SEED}")  # shown if the test fails
     return np.random.default_rng([SEED, zlib.crc32(request.node.name.encode())])
+
+
+@pytest.fixture(scope="session")
+def torch() -> ModuleType:
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def bnb(torch: ModuleType) -> Iterator[ModuleType]:
+    """The functions of bitsandbytes, without torch's compiler, which they would start for some shapes."""
+    functional = pytest.importorskip("bitsandbytes.functional")
+    with torch.compiler.set_stance("force_eager"):
+        yield functional
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Where an output goes."""
+    return tmp_path / "out.gguf"
+
+
+@pytest.fixture
+def old(out: Path) -> Path:
+    """An output from an earlier run."""
+    out.write_bytes(b"precious")
+    return out
+
+
+@pytest.fixture
+def small_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are quantized in slabs so small that each has many."""
+    from quantcore.gguf import pipeline
+    from tests.model_files import SLAB
+
+    monkeypatch.setattr(pipeline, "SLAB_ELEMENTS", SLAB)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A model for the tests of `quantize_model`."""
+    from tests.model_files import write_source
+
+    return write_source(tmp_path / "in.gguf")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model for the tests of the command line."""
+    from tests.command_line import write_model
+
+    return write_model(tmp_path / "in.gguf")
 
 
 class Result(NamedTuple):

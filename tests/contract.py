@@ -6,12 +6,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import strategies as st
 
 F32 = np.float32
 BLOCK = 32
+BF16 = np.dtype(ml_dtypes.bfloat16)
+INPUT_DTYPES = [np.dtype(np.float32), np.dtype(np.float16), BF16, np.dtype(np.float64)]
+THREADED = 40_000  # blocks of 32: more than one chunk of work at every dtype, so that threads do start
 
 
 @dataclass(frozen=True)

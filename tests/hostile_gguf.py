@@ -1,132 +1,51 @@
-"""A builder of GGUF files in which every field can lie, and a catalogue of files made with it.
+"""A catalogue of malformed GGUF files, made with ``tests/gguf_bytes.py``.
 
 Names read ``family/what is wrong``. Every family has a valid neighbour in ``VALID``, so that a refusal is owed to the
 one field that lies. Each hostile file is consistent otherwise: a reader that trusts the field (wraps a product, skips a
-check) would accept it. Nothing here imports the package: the layout is written out anew from the format's definition.
+check) would accept it.
 """
 
-import os
-import socket
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Iterator
 
-# Value types
-U8, I8, U16, I16, U32, I32, F32_VALUE, BOOL, STRING, ARRAY, U64, I64, F64_VALUE = range(13)
-# Tensor types
-F32, F16, Q4_0, Q8_0, Q6_K, I32_TENSOR, I64_TENSOR, F64, BF16 = 0, 1, 2, 8, 14, 26, 27, 28, 30
-REMOVED_TENSOR_TYPES = (4, 5, 31, 32, 33, 36, 37, 38)
-
-
-class KV(NamedTuple):
-    """One key with the bytes of its value; `key_length` overrides the true length."""
-
-    key: bytes
-    type_id: int
-    payload: bytes
-    key_length: int | None = None
-
-
-class Tensor(NamedTuple):
-    """One tensor with the bytes behind it; None means the honest value."""
-
-    name: bytes = b"w"
-    ne: tuple[int, ...] = (32,)
-    type_id: int = F32
-    data: bytes = struct.pack("<32f", *(0.25 * i - 4 for i in range(32)))
-    offset: int | None = None
-    n_dims: int | None = None
-    name_length: int | None = None
-
-
-def u32(value: int) -> bytes:
-    return struct.pack("<I", value)
-
-
-def u64(value: int) -> bytes:
-    """Eight bytes; negative values give their two's complement."""
-    return struct.pack("<Q", value % 2**64)
-
-
-def string(text: bytes, length: int | None = None) -> bytes:
-    return u64(len(text) if length is None else length) + text
-
-
-def array(item_type: int, count: int, items: bytes = b"") -> bytes:
-    return u32(item_type) + u64(count) + items
-
-
-def text_kv(key: bytes, text: bytes, length: int | None = None) -> KV:
-    return KV(key, STRING, string(text, length))
-
-
-def array_kv(item_type: int, count: int, items: bytes = b"") -> KV:
-    return KV(b"x.array", ARRAY, array(item_type, count, items))
-
-
-ARCHITECTURE = text_kv(b"general.architecture", b"llama")
-
-
-def _padding(size: int, alignment: int) -> bytes:
-    return bytes(-size % alignment)
-
-
-def pieces(
-    *,
-    magic: bytes = b"GGUF",
-    version: int = 3,
-    kvs: Sequence[KV] = (ARCHITECTURE,),
-    tensors: Sequence[Tensor] = (Tensor(),),
-    n_kvs: int | None = None,
-    n_tensors: int | None = None,
-    alignment: int | None = None,
-    padding: int = 32,
-    pad_header: bool = True,
-    pad_tail: bool = True,
-    trailing: bytes = b"",
-) -> Iterator[tuple[str, bytes]]:
-    """Yield (field, bytes) in file order. `alignment` is what the file declares, `padding` what it is laid out with."""
-    if alignment is not None:
-        kvs = (*kvs, KV(b"general.alignment", U32, u32(alignment)))
-    size = 0
-
-    def piece(label: str, data: bytes) -> tuple[str, bytes]:
-        nonlocal size
-        size += len(data)
-        return label, data
-
-    yield piece("magic", magic)
-    yield piece("version", u32(version))
-    yield piece("tensor count", u64(len(tensors) if n_tensors is None else n_tensors))
-    yield piece("kv count", u64(len(kvs) if n_kvs is None else n_kvs))
-    for i, kv in enumerate(kvs):
-        yield piece(f"kv {i} key length", u64(len(kv.key) if kv.key_length is None else kv.key_length))
-        yield piece(f"kv {i} key", kv.key)
-        yield piece(f"kv {i} type", u32(kv.type_id))
-        yield piece(f"kv {i} value", kv.payload)
-    offset = 0
-    for i, tensor in enumerate(tensors):
-        name_length = len(tensor.name) if tensor.name_length is None else tensor.name_length
-        yield piece(f"tensor {i} name length", u64(name_length))
-        yield piece(f"tensor {i} name", tensor.name)
-        yield piece(f"tensor {i} n_dims", u32(len(tensor.ne) if tensor.n_dims is None else tensor.n_dims))
-        yield piece(f"tensor {i} dims", b"".join(map(u64, tensor.ne)))
-        yield piece(f"tensor {i} type", u32(tensor.type_id))
-        yield piece(f"tensor {i} offset", u64(offset if tensor.offset is None else tensor.offset))
-        offset += len(tensor.data) + len(_padding(len(tensor.data), padding))
-    if pad_header:
-        yield piece("header padding", _padding(size, padding))
-    for i, tensor in enumerate(tensors):
-        yield piece(f"tensor {i} data", tensor.data)
-        if pad_tail or i + 1 < len(tensors):
-            yield piece(f"tensor {i} padding", _padding(len(tensor.data), padding))
-    yield piece("trailing bytes", trailing)
-
-
-def build_gguf(**fields: object) -> bytes:
-    """Return the file as bytes; the keywords are those of `pieces`."""
-    return b"".join(data for _, data in pieces(**fields))  # type: ignore[arg-type]
+from tests.gguf_bytes import (
+    ARCHITECTURE,
+    ARRAY,
+    BF16,
+    BOOL,
+    F16,
+    F32,
+    F32_VALUE,
+    F64,
+    F64_VALUE,
+    I8,
+    I16,
+    I32,
+    I32_TENSOR,
+    I64,
+    I64_TENSOR,
+    KV,
+    Q4_0,
+    Q6_K,
+    Q8_0,
+    REMOVED_TENSOR_TYPES,
+    STRING,
+    U8,
+    U16,
+    U32,
+    U64,
+    Tensor,
+    array,
+    array_kv,
+    build_gguf,
+    fill,
+    pieces,
+    string,
+    text_kv,
+    u32,
+    u64,
+)
+from tests.hostile_paths import Maker, a_folder, fifo, link, sparse, unix_socket
 
 
 def _with_kv(*kvs: KV) -> bytes:
@@ -151,7 +70,7 @@ def _big_endian(version: int, magic: bytes = b"GGUF") -> bytes:
     key, text, name = b"general.architecture", b"llama", b"w"
     head = magic + struct.pack(f">IQQQ{len(key)}sIQ{len(text)}s", version, 1, 1, len(key), key, STRING, len(text), text)
     head += struct.pack(">Q1sIQIQ", len(name), name, 1, 32, F32, 0)
-    return head + _padding(len(head), 32) + struct.pack(">32f", *range(32))
+    return head + fill(len(head), 32) + struct.pack(">32f", *range(32))
 
 
 def _version_1() -> bytes:
@@ -159,7 +78,7 @@ def _version_1() -> bytes:
     key, text, name = b"general.architecture", b"llama", b"w"
     head = b"GGUF" + struct.pack(f"<IIII{len(key)}sII{len(text)}s", 1, 1, 1, len(key), key, STRING, len(text), text)
     head += struct.pack("<I1sIIIQ", len(name), name, 1, 32, F32, 0)
-    return head + _padding(len(head), 32) + Tensor().data
+    return head + fill(len(head), 32) + Tensor().data
 
 
 EVERY_VALUE = {
@@ -412,55 +331,10 @@ MALFORMED: dict[str, bytes] = {
 }
 
 
-def _sparse(head: bytes, size: int) -> Callable[[Path], Path]:
-    """Return a maker of a file that begins with `head` and is `size` bytes long, all but the head a hole."""
-
-    def make(folder: Path) -> Path:
-        path = folder / "sparse.gguf"
-        path.write_bytes(head)
-        os.truncate(path, size)
-        return path
-
-    return make
-
-
-def _many(item_type: int, count: int, size: int) -> Callable[[Path], Path]:
+def _many(item_type: int, count: int, size: int) -> Maker:
     """Return a maker of a file with an array of zeros, `size` bytes long, and zeros for the second key."""
     head = build_gguf(kvs=(array_kv(item_type, count),), n_kvs=2, tensors=(), pad_header=False)
-    return _sparse(head, len(head) + size + 64)
-
-
-def _fifo(folder: Path) -> Path:
-    os.mkfifo(folder / "fifo.gguf")
-    return folder / "fifo.gguf"
-
-
-def _socket(folder: Path) -> Path:
-    # Bound by its short name: the path of a socket may not be longer than about 100 bytes.
-    here = os.open(".", os.O_RDONLY)
-    os.chdir(folder)
-    try:
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.bind("socket.gguf")
-    finally:
-        os.fchdir(here)
-        os.close(here)
-    return folder / "socket.gguf"
-
-
-def _folder(folder: Path) -> Path:
-    (folder / "folder.gguf").mkdir()
-    return folder / "folder.gguf"
-
-
-def link(name: str, target: str) -> Callable[[Path], Path]:
-    """Return a maker of a symbolic link."""
-
-    def make(folder: Path) -> Path:
-        (folder / name).symlink_to(target)
-        return folder / name
-
-    return make
+    return sparse(head, len(head) + size + 64)
 
 
 _BARE = {"tensors": (), "pad_header": False}
@@ -470,39 +344,39 @@ _LONG_STRING = build_gguf(kvs=(text_kv(b"x.text", b"", 2**33),), **_BARE)
 _LONG_KEY = build_gguf(kvs=(KV(b"", U8, b"", key_length=2**33),), **_BARE)
 _LONG_NAME = build_gguf(kvs=(), tensors=(Tensor(b"", name_length=2**33),))
 
-UNOPENABLE: dict[str, Callable[[Path], Path]] = {
-    "unopenable/socket": _socket,
+UNOPENABLE: dict[str, Maker] = {
+    "unopenable/socket": unix_socket,
     "unopenable/link loop": link("loop.gguf", "loop.gguf"),
     "unopenable/link to nothing": link("nothing.gguf", "missing.gguf"),
     "unopenable/no such file": lambda folder: folder / "missing.gguf",
-    "unopenable/file as a folder": lambda folder: _sparse(_GGUF, len(_GGUF))(folder) / "model.gguf",
+    "unopenable/file as a folder": lambda folder: sparse(_GGUF, len(_GGUF))(folder) / "model.gguf",
 }
 """Makers of paths that the operating system does not open: each takes an empty folder and returns the path."""
 
-ON_DISK: dict[str, Callable[[Path], Path]] = {
-    "on disk/FIFO": _fifo,
-    "on disk/link to a FIFO": lambda folder: link("link.gguf", _fifo(folder).name)(folder),
-    "on disk/folder": _folder,
+ON_DISK: dict[str, Maker] = {
+    "on disk/FIFO": fifo,
+    "on disk/link to a FIFO": lambda folder: link("link.gguf", fifo(folder).name)(folder),
+    "on disk/folder": a_folder,
     "on disk/character device": link("zero.gguf", "/dev/zero"),
-    "sparse/8 GB of zeros": _sparse(b"", 2**33),
-    "sparse/array of 2^33 bytes": _sparse(_MANY_BYTES, len(_MANY_BYTES) + 2**33),
-    "sparse/array of 10^9 strings": _sparse(_MANY_STRINGS, len(_MANY_STRINGS) + 8 * 10**9),
+    "sparse/8 GB of zeros": sparse(b"", 2**33),
+    "sparse/array of 2^33 bytes": sparse(_MANY_BYTES, len(_MANY_BYTES) + 2**33),
+    "sparse/array of 10^9 strings": sparse(_MANY_STRINGS, len(_MANY_STRINGS) + 8 * 10**9),
     **{f"sparse/array of {n} strings, then an empty key": _many(STRING, n, 8 * n) for n in (10**7, 6 * 10**6)},
     **{f"sparse/array of {n} bytes, then an empty key": _many(U8, n, n) for n in (10**8, 6 * 10**7, 3 * 10**7)},
-    "sparse/string of 2^33 bytes": _sparse(_LONG_STRING, len(_LONG_STRING) + 2**33),
-    "sparse/key of 2^33 bytes": _sparse(_LONG_KEY, len(_LONG_KEY) + 2**33),
-    "sparse/name of 2^33 bytes": _sparse(_LONG_NAME, len(_LONG_NAME) + 2**33),
-    "sparse/10^8 keys": _sparse(build_gguf(kvs=(), tensors=(), n_kvs=10**8), 2**33),
-    "sparse/10^8 tensors": _sparse(build_gguf(kvs=(), tensors=(), n_tensors=10**8), 2**33),
-    "sparse/alignment 2^31": _sparse(build_gguf(alignment=2**31, pad_header=False, tensors=()), 2**31),
-    "sparse/8 GB behind the data": _sparse(_GGUF, 2**33),
+    "sparse/string of 2^33 bytes": sparse(_LONG_STRING, len(_LONG_STRING) + 2**33),
+    "sparse/key of 2^33 bytes": sparse(_LONG_KEY, len(_LONG_KEY) + 2**33),
+    "sparse/name of 2^33 bytes": sparse(_LONG_NAME, len(_LONG_NAME) + 2**33),
+    "sparse/10^8 keys": sparse(build_gguf(kvs=(), tensors=(), n_kvs=10**8), 2**33),
+    "sparse/10^8 tensors": sparse(build_gguf(kvs=(), tensors=(), n_tensors=10**8), 2**33),
+    "sparse/alignment 2^31": sparse(build_gguf(alignment=2**31, pad_header=False, tensors=()), 2**31),
+    "sparse/8 GB behind the data": sparse(_GGUF, 2**33),
 }
 """Makers of what can be opened and is no model."""
 
 _VOCABULARY = _with_kv(array_kv(STRING, 300_000, b"".join(string(b"token %d" % i) for i in range(300_000))))
 _HUGE = _tensor(ne=(2**15, 2**15), data=b"")
-VALID_ON_DISK: dict[str, Callable[[Path], Path]] = {
-    "on disk/vocabulary of 300000": _sparse(_VOCABULARY, len(_VOCABULARY)),
-    "on disk/link to a file": lambda folder: link("link.gguf", _sparse(_GGUF, len(_GGUF))(folder).name)(folder),
-    "sparse/4 GB tensor": _sparse(_HUGE, len(_HUGE) + 2**32),
+VALID_ON_DISK: dict[str, Maker] = {
+    "on disk/vocabulary of 300000": sparse(_VOCABULARY, len(_VOCABULARY)),
+    "on disk/link to a file": lambda folder: link("link.gguf", sparse(_GGUF, len(_GGUF))(folder).name)(folder),
+    "sparse/4 GB tensor": sparse(_HUGE, len(_HUGE) + 2**32),
 }

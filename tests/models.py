@@ -1,13 +1,15 @@
 """Small GGUF models for the tests, written with gguf-py so that no code of ours makes its own input.
 
-Three builders: any tensors under a llama header (`write_gguf`), a tiny random llama that llama.cpp runs
-(`write_tiny_llama_gguf`), and the real all-MiniLM-L6-v2 (`write_minilm_gguf`). Types are named as gguf-py names
-them: "F32", "BF16", "UINT32". Importing this module without gguf-py skips the tests that import it.
+Four builders: any tensors under a llama header (`write_gguf`), large ones of zeros (`write_sparse_gguf`), a tiny random
+llama that llama.cpp runs (`write_tiny_llama_gguf`), and the real all-MiniLM-L6-v2 (`write_minilm_gguf`). Types have
+the names that gguf-py gives them: "F32", "BF16", "UINT32". Importing this module without gguf-py skips the tests that
+import it.
 """
 
 import importlib.util
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,6 +93,24 @@ def write_gguf(
     add_llama_parameters(writer, n_layers=2, n_embd=128, n_ff=256)
     _add_tensors(writer, tensors)
     _finish(writer)
+
+
+def write_sparse_gguf(path: Path, shapes: Mapping[str, tuple[int, int]]) -> Mapping[str, int]:
+    """Write a GGUF file of float32 zeros that take no room on the disk; returns the offsets of the tensors."""
+    writer = gguf.GGUFWriter(path, "llama")
+    for name, (rows, columns) in shapes.items():
+        writer.add_tensor_info(name, (rows, columns), np.dtype(np.float32), 4 * rows * columns)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    position = -(-path.stat().st_size // 32) * 32
+    offsets = {}
+    for name, (rows, columns) in shapes.items():
+        offsets[name] = position
+        position += 4 * rows * columns
+    os.truncate(path, position)
+    return offsets
 
 
 def write_tiny_llama_gguf(

@@ -4,9 +4,7 @@ import array
 import os
 import subprocess
 import sys
-import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,11 @@ import pytest
 
 import quantcore
 from quantcore import Q4_0, Q8_0, InvalidTypeError, InvalidValueError, QuantcoreError, dequantize, quantize
+from tests.memory import MEGABYTE, memory_below
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = [np.dtype(np.float32), np.dtype(np.float16), BF16, np.dtype(np.float64)]
 VALUES = np.random.default_rng(7).standard_normal((6, 64)).astype(np.float32)
-MEGABYTE = 1 << 20
 
 
 class DLPackOnly:
@@ -286,21 +284,6 @@ def test_data_must_have_a_dimension():
 def test_errors_are_ours_and_the_built_in_ones():
     assert issubclass(InvalidValueError, QuantcoreError) and issubclass(InvalidValueError, ValueError)
     assert issubclass(InvalidTypeError, QuantcoreError) and issubclass(InvalidTypeError, TypeError)
-
-
-# Memory
-
-
-@contextmanager
-def memory_below(limit: int) -> Iterator[None]:
-    """Fail if the block allocates more than `limit` bytes at any time (NumPy reports its arrays to tracemalloc)."""
-    tracemalloc.start()
-    try:
-        yield
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < limit, f"{peak / MEGABYTE:.2f} MB"
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -1,7 +1,6 @@
 """A real transformer's checkpoint to 4 bits and back, read by the genuine bitsandbytes."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -13,18 +12,6 @@ from quantcore.safetensors import INDEX_NAME
 from tests.models import minilm_folder
 
 STATE = ".quant_state.bitsandbytes__"
-
-
-@pytest.fixture(scope="module")
-def torch() -> Iterator[ModuleType]:
-    torch = pytest.importorskip("torch")
-    with torch.compiler.set_stance("force_eager"):
-        yield torch
-
-
-@pytest.fixture(scope="module")
-def bnb(torch: ModuleType) -> ModuleType:
-    return pytest.importorskip("bitsandbytes.functional")
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +47,10 @@ def loaded(folder: Path, torch: ModuleType) -> dict[str, object]:
     return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
 
 
-@pytest.mark.parametrize("is_sharded", [False, True], ids=["float32", "bfloat16 shards"])
-@pytest.mark.parametrize("double_quant", [False, True], ids=["single", "double"])
-@pytest.mark.parametrize("quant_type", ["nf4", "fp4"])
+@pytest.mark.parametrize(  # every pair of them once
+    ("quant_type", "double_quant", "is_sharded"),
+    [("nf4", False, True), ("nf4", True, False), ("fp4", False, False), ("fp4", True, True)],
+)
 def test_bitsandbytes_reads_the_checkpoint(quant_type, double_quant, is_sharded, minilm, shards, torch, bnb, tmp_path):
     source = shards if is_sharded else minilm
     quantized, restored = tmp_path / "quantized", tmp_path / "restored"

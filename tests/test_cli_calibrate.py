@@ -15,8 +15,8 @@ from quantcore import Calibrator
 from quantcore.calibration_files import calibrate_files
 from quantcore.cli import main
 from quantcore.statistics_files import load_statistics, save_statistics
+from tests.command_line import ENVIRONMENT, PROGRAM, is_one_line
 from tests.conftest import Result
-from tests.test_cli import ENVIRONMENT, PROGRAM, is_one_line
 
 F32 = np.float32
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import math
 import pickle
 
@@ -16,7 +15,6 @@ from quantcore import (
     ErrorSums,
     QuantGranularity,
     QuantMode,
-    _kernels,
     calibrate_per_channel,
     calibrate_per_group,
     calibrate_per_tensor,
@@ -29,7 +27,7 @@ from quantcore.errors import InvalidTypeError, InvalidValueError
 from tests import reference_errors
 from tests.conftest import SEED
 from tests.contract import DISTRIBUTIONS
-from tests.test_isa import python
+from tests.levels import at_level, differences, every_other_level
 
 F32 = np.float32
 DTYPES = {"float32": F32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float64": np.float64}
@@ -164,15 +162,9 @@ def figures(seed: int) -> dict[str, list[float]]:
     return results
 
 
-@pytest.mark.parametrize("level", _kernels.SUPPORTED_LEVELS)
+@every_other_level
 def test_levels_do_not_change_a_bit(level):
-    code = "import json, quantcore; from tests.test_error_sums import figures; "
-    child = python(code + f"print(json.dumps([quantcore.isa(), figures({SEED})]))", QUANTCORE_ISA=level)
-    assert child.returncode == 0, child.stderr
-    isa, results = json.loads(child.stdout)  # floats are printed so that they come back the same
-    assert isa == level
-    expected = figures(SEED)
-    assert {name for name in expected if results[name] != expected[name]} == set(), f"seed {SEED}"
+    assert differences(at_level(level, figures, SEED), figures(SEED)) == set(), f"QUANTCORE_TEST_SEED={SEED}"
 
 
 @pytest.mark.parametrize("slabs", [(1,), (4, 5), (1, 1, 1, 1, 1, 1, 1, 1, 1), (8, 1)])
@@ -363,8 +355,3 @@ def test_torch_tensors_are_taken(torch):
     y = x.float() + 0.25
     assert sums_of(x, y).stats().mse == 0.0625
     assert sums_of(x.float().numpy(), y.numpy()) == sums_of(x, y)
-
-
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch")

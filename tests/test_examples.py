@@ -12,7 +12,7 @@ import quantcore
 EXAMPLES = Path(__file__).parent.parent / "examples"
 CLAIMS = {
     "qat_digits.py": (["--epochs", "3", "--bits", "3"], ["torch", "sklearn"], "3 bit"),
-    "qlora_transformer.py": (["--steps", "150"], ["torch"], "NF4 base + LoRA"),
+    "qlora_transformer.py": (["--steps", "100"], ["torch"], "NF4 base + LoRA"),
 }
 
 

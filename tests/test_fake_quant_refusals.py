@@ -13,8 +13,8 @@ from quantcore import (
     fake_quantize_with_params,
     ste_backward,
 )
-from tests.test_fake_quant import F32, every_dtype
-from tests.test_quantized_tensor import CHANNEL, GROUP, SYMMETRIC, TENSOR, any_params, every_threaded
+from tests.affine_cases import CHANNEL, GROUP, SYMMETRIC, TENSOR, any_params, every_threaded
+from tests.fake_quant_cases import F32, every_dtype
 
 
 @every_threaded

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from quantcore import _kernels, calibrate_per_tensor, dequantize, fake_quantize_backward, quantize
-from tests.test_isa import python
+from tests.levels import at_level
 
 HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
 LENGTHS = [1, 7, 8, 9, 15, 16, 17, 33, 1 << 16]
@@ -27,7 +27,7 @@ def every_half_is_numpys() -> bool:
     expected = HALVES.astype(np.float32).astype(np.float16)
     quiet = np.isnan(HALVES)
     expected.view(np.uint16)[quiet] |= 0x200
-    pieces = ((n, start) for n in LENGTHS for start in range(0, HALVES.size, max(n, 64)))
+    pieces = ((n, start) for n in LENGTHS for start in range(0, HALVES.size, max(n, 257)))
     return all(same(passed_on(HALVES[start : start + n]), expected[start : start + n]) for n, start in pieces)
 
 
@@ -44,9 +44,19 @@ def floats_round_as_numpys() -> bool:
     return same(quantize(floats, "F16").view(np.float16), floats.astype(np.float16))
 
 
-@pytest.mark.parametrize("level", _kernels.SUPPORTED_LEVELS)
-@pytest.mark.parametrize("check", [every_half_is_numpys, finite_halves_are_exact, floats_round_as_numpys])
-def test_every_level_converts_as_numpy(check, level):
-    name = check.__name__
-    child = python(f"from tests.test_halves import {name}; print({name}())", QUANTCORE_ISA=level)
-    assert (child.returncode, child.stdout.strip()) == (0, "True"), child.stderr
+CHECKS = (every_half_is_numpys, finite_halves_are_exact, floats_round_as_numpys)
+
+
+def all_checks() -> dict[str, bool]:
+    return {check.__name__: check() for check in CHECKS}
+
+
+@pytest.fixture(scope="module", params=_kernels.SUPPORTED_LEVELS)
+def checked(request: pytest.FixtureRequest) -> dict[str, bool]:
+    """Which checks hold at a level."""
+    return at_level(request.param, all_checks)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_every_level_converts_as_numpy(check, checked):
+    assert checked[check.__name__]

@@ -1,18 +1,12 @@
 """Malformed files of the catalogues are refused with one line, at once and in little memory; their neighbours are read.
 
-The catalogues are ``tests/hostile_gguf.py`` and ``tests/hostile_safetensors.py``.
+The catalogues are ``tests/hostile_gguf.py``, ``hostile_safetensors.py`` and ``hostile_checkpoints.py`` beside it.
 """
 
-import json
 import os
 import random
 import re
-import signal
-import subprocess
-import sys
-import tracemalloc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import gguf
@@ -20,67 +14,12 @@ import numpy as np
 import pytest
 from safetensors import deserialize
 
-import quantcore
-from quantcore.cli import main
 from quantcore.errors import FileFormatError, QuantcoreError
 from quantcore.gguf.reader import GGUFReader
 from quantcore.safetensors import SafetensorsReader, open_checkpoint
-from tests import hostile_gguf, hostile_safetensors
+from tests import gguf_bytes, hostile_checkpoints, hostile_gguf, hostile_safetensors
+from tests.hostile_cases import cases, deadline, refusal, written
 from tests.hostile_gguf import EVERY_VALUE
-
-MEMORY = 64 * 2**20
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(quantcore.__file__).parents[1])}
-
-
-class Deadline(BaseException):
-    """Not an Exception: no reader may swallow it."""
-
-
-@contextmanager
-def deadline(cpu: float = 1.0, wall: float = 20.0) -> Iterator[None]:
-    """Interrupt what burns CPU time (a machine under load must not fail the test) or waits, as for a FIFO's writer."""
-
-    def stop(signum: int, frame: object) -> None:
-        raise Deadline(signal.Signals(signum).name)
-
-    handlers = {number: signal.signal(number, stop) for number in (signal.SIGPROF, signal.SIGALRM)}
-    signal.setitimer(signal.ITIMER_PROF, cpu)
-    outer = signal.setitimer(signal.ITIMER_REAL, wall)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.setitimer(signal.ITIMER_REAL, *outer)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-def refusal(open_file: Callable[[Path], object], path: Path, *errors: type[Exception]) -> str:
-    """Open a file that must be refused; return the message after checking all that is common to refusals."""
-    descriptors = len(os.listdir("/dev/fd"))
-    tracemalloc.start()
-    try:
-        with deadline(), pytest.raises(errors or FileFormatError) as caught:
-            open_file(path)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    message = str(caught.value)
-    assert message.isprintable(), message  # one line, and nothing in it that drives a terminal
-    assert len(message) < 1000 + len(str(path))
-    assert peak < MEMORY
-    assert len(os.listdir("/dev/fd")) == descriptors
-    return message
-
-
-def cases(catalogue: dict[str, object]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("case", catalogue.values(), ids=catalogue.keys())
-
-
-def written(folder: Path, data: bytes, name: str = "model.gguf") -> Path:
-    (folder / name).write_bytes(data)
-    return folder / name
-
 
 # GGUF
 
@@ -113,7 +52,7 @@ def test_every_family_has_a_valid_neighbour():
     assert families(hostile_gguf.MALFORMED) <= families(hostile_gguf.VALID)
     assert families(hostile_gguf.ON_DISK) <= families(hostile_gguf.VALID_ON_DISK)
     assert families(hostile_safetensors.MALFORMED) <= families(hostile_safetensors.VALID)
-    assert families(hostile_safetensors.CHECKPOINTS) <= families(hostile_safetensors.VALID_CHECKPOINTS)
+    assert families(hostile_checkpoints.CHECKPOINTS) <= families(hostile_checkpoints.VALID_CHECKPOINTS)
 
 
 @cases(hostile_gguf.VALID)
@@ -147,7 +86,7 @@ def test_values_are_decoded(tmp_path):
         for key, (type_id, _, value) in EVERY_VALUE.items():
             decoded = reader.value(key)
             decoded = decoded.tolist() if isinstance(decoded, np.ndarray) else decoded
-            assert decoded == (pytest.approx(value) if type_id == hostile_gguf.F32_VALUE else value), key
+            assert decoded == (pytest.approx(value) if type_id == gguf_bytes.F32_VALUE else value), key
         assert reader.value("x.missing") is None
 
 
@@ -196,10 +135,10 @@ def test_safetensors_metadata_is_read(tmp_path):
         assert reader.metadata == {"format": "pt", "note": ""}
 
 
-@cases(hostile_safetensors.VALID_CHECKPOINTS)
+@cases(hostile_checkpoints.VALID_CHECKPOINTS)
 def test_valid_checkpoint_is_read(case, tmp_path):
     root = case(tmp_path)
-    for path in (root, root / hostile_safetensors.INDEX):
+    for path in (root, root / hostile_checkpoints.INDEX):
         with open_checkpoint(path) as checkpoint:
             assert {tensor.name for tensor in checkpoint.tensors} >= {"a", "b"}
             for tensor in checkpoint.tensors:
@@ -227,10 +166,10 @@ def test_what_is_no_checkpoint_is_refused(case, tmp_path):
     assert str(path) in refusal(open_checkpoint, path)
 
 
-@cases(hostile_safetensors.CHECKPOINTS)
+@cases(hostile_checkpoints.CHECKPOINTS)
 def test_hostile_checkpoint_is_refused(case, tmp_path):
     root = case(tmp_path)
-    for path in (root, root / hostile_safetensors.INDEX):
+    for path in (root, root / hostile_checkpoints.INDEX):
         assert str(root) in refusal(open_checkpoint, path)
 
 
@@ -242,147 +181,6 @@ def test_pickle_is_refused_by_content_and_never_opened(case, tmp_path):
     with pytest.raises(QuantcoreError):
         open_checkpoint(tmp_path)  # a folder that holds nothing else
     assert not (tmp_path / hostile_safetensors.PICKLE_MARKER).exists()
-
-
-# A shell's view: resource limits and the command line
-
-_OPEN_UNDER_LIMITS = """
-import json, resource, sys
-from quantcore.errors import QuantcoreError
-from quantcore.gguf.reader import GGUFReader
-from quantcore.safetensors import SafetensorsReader, open_checkpoint
-
-files = json.load(sys.stdin)
-pages = int(open("/proc/self/statm").read().split()[0])
-resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + int(sys.argv[1]),) * 2)
-for name, opener, path in files:
-    before = resource.getrusage(resource.RUSAGE_SELF)
-    try:
-        globals()[opener](path)
-        print(name, opener, "was accepted")
-    except QuantcoreError:
-        pass
-    except BaseException as error:
-        print(name, opener, type(error).__name__)
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    if after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime > 1:
-        print(name, opener, "took more than a second")
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs the size of the address space")
-def test_all_are_refused_under_a_memory_limit(tmp_path):
-    """Nothing is mapped, and nothing is allocated behind the back of tracemalloc."""
-    files = []
-
-    def add(catalogue, *openers):
-        for name, case in catalogue.items():
-            folder = tmp_path / str(len(files))
-            folder.mkdir()
-            path = written(folder, case) if isinstance(case, bytes) else case(folder)
-            files.extend((name, opener, str(path)) for opener in openers)
-
-    add(hostile_gguf.MALFORMED, "GGUFReader")
-    add(hostile_gguf.ON_DISK, "GGUFReader")
-    add(hostile_safetensors.MALFORMED, "SafetensorsReader")
-    add(hostile_safetensors.ON_DISK, "SafetensorsReader", "open_checkpoint")
-    add(hostile_safetensors.CHECKPOINTS, "open_checkpoint")
-    child = subprocess.run(
-        [sys.executable, "-P", "-c", _OPEN_UNDER_LIMITS, str(MEMORY)],
-        input=json.dumps(files),
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-        timeout=60,
-    )
-    assert (child.stdout, child.stderr, child.returncode) == ("", "", 0)
-
-
-def run_program(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-P", "-m", "quantcore", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=60)
-
-
-def _file(data: bytes, name: str) -> Callable[[Path], Path]:
-    return lambda folder: written(folder, data, name)
-
-
-_ON_COMMAND_LINE = {
-    "empty file": _file(b"", "model.gguf"),
-    "text": _file(hostile_gguf.MALFORMED["magic/text"], "model.gguf"),
-    "a newline in a key": _file(hostile_gguf.MALFORMED["key/twice, with a newline"], "model.gguf"),
-    "offset beyond the file": _file(hostile_gguf.MALFORMED["offset/beyond the file"], "model.gguf"),
-    "10^9 strings": hostile_gguf.ON_DISK["sparse/array of 10^9 strings"],
-    "FIFO": hostile_gguf.ON_DISK["on disk/FIFO"],
-    "safetensors of 2^64-1": _file(hostile_safetensors.MALFORMED["length/2^64-1"], "model.safetensors"),
-    "shard in the parent": hostile_safetensors.CHECKPOINTS["shard/in the parent"],
-    "pickle in a zip": hostile_safetensors.PICKLES["pickle/in a zip as pytorch_model.bin"],
-}
-_NASTY = "before\x1b[2J\r\n\x9b\u202eafter"
-_ESCAPES = {
-    "model.gguf": hostile_gguf.build_gguf(
-        kvs=(hostile_gguf.ARCHITECTURE, hostile_gguf.text_kv(_NASTY.encode(), _NASTY.encode())),
-        tensors=(hostile_gguf.Tensor(_NASTY.encode()),),
-    ),
-    "model.safetensors": hostile_safetensors.build_safetensors(
-        {"__metadata__": {_NASTY: _NASTY}, _NASTY: hostile_safetensors.entry()}, bytes(8)
-    ),
-}
-
-
-@cases(_ON_COMMAND_LINE | hostile_gguf.UNOPENABLE)
-@pytest.mark.parametrize("command", ["inspect", "quantize"])
-def test_command_line_refuses_in_one_line(command, case, tmp_path, capfd):
-    (tmp_path / "in").mkdir()
-    path = case(tmp_path / "in")
-    (tmp_path / "out").mkdir()
-    output = written(tmp_path / "out", b"precious", "old.gguf")
-    with deadline():
-        status = main(
-            [command, str(path), *([str(output), "Q4_0", "--pure", "--force"] if command == "quantize" else [])]
-        )
-    out, err = capfd.readouterr()
-    assert (status, out) == (1, "")
-    assert err.endswith("\n") and err[:-1].isprintable(), err
-    assert str(path) in err
-    assert list(output.parent.iterdir()) == [output] and output.read_bytes() == b"precious"
-
-
-@pytest.mark.parametrize("command", ["inspect", "quantize"])
-@pytest.mark.parametrize("case", ["a newline in a key", "FIFO", "shard in the parent"])
-def test_program_refuses_in_one_line(command, case, tmp_path):
-    path = _ON_COMMAND_LINE[case](tmp_path)
-    before = sorted(tmp_path.rglob("*"))
-    result = run_program(command, path, *([tmp_path / "out.gguf", "Q4_0", "--pure"] if command == "quantize" else []))
-    assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.endswith("\n") and result.stderr[:-1].isprintable(), result.stderr
-    assert str(path) in result.stderr
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_program_takes_the_valid_neighbour(tmp_path):
-    path = written(tmp_path, hostile_gguf.VALID["offset/three tensors"])
-    assert run_program("inspect", path).returncode == 0
-    result = run_program("quantize", path, tmp_path / "out.gguf", "Q4_0", "--pure")
-    assert result.returncode == 0, result.stderr
-    with GGUFReader(tmp_path / "out.gguf") as reader:
-        assert {tensor.name for tensor in reader.tensors} == {"h", "a", "b"}
-
-
-@pytest.mark.parametrize("name", ["model.gguf", "model.safetensors"])
-def test_inspect_shows_nothing_that_drives_a_terminal(name, tmp_path, capfd):
-    path = written(tmp_path, _ESCAPES[name], name)
-    assert main(["inspect", str(path)]) == 0
-    out, err = capfd.readouterr()
-    assert "before" in out and "after" in out
-    assert [line for line in out.split("\n") if not line.isprintable()] == []
-    assert err == ""
-
-
-def test_a_path_with_a_newline_gives_one_line(tmp_path):
-    path = written(tmp_path, b"", "a\nb\x1b[2J.gguf")
-    for open_file in (GGUFReader, SafetensorsReader, open_checkpoint):
-        refusal(open_file, path)
 
 
 # Truncations and mutations

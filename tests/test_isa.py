@@ -3,12 +3,8 @@
 A level is chosen once, at import: each runs in a process of its own, which prints digests of what it computed.
 """
 
-import json
 import os
-import subprocess
-import sys
 import zlib
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -18,16 +14,10 @@ import quantcore
 from quantcore import _kernels
 from tests.conftest import SEED
 from tests.contract import BLOCK, DISTRIBUTIONS, FORMATS
+from tests.levels import at_level, differences, python
 
 FLOATS = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 THREADED = 40_000 * BLOCK  # values: more than one chunk of work at every dtype, so that threads do start
-
-
-def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a new interpreter that finds this very quantcore, and these tests behind it."""
-    roots = [Path(quantcore.__file__).parents[1], Path(__file__).parents[1]]
-    variables = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, roots))} | environment
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables, timeout=120)
 
 
 def digests(seed: int) -> dict[str, int]:
@@ -69,12 +59,7 @@ def expected() -> dict[str, int]:
 
 @pytest.mark.parametrize("level", _kernels.SUPPORTED_LEVELS)
 def test_every_level_gives_the_same(level, expected):
-    code = "import json, quantcore; from tests.test_isa import digests; "
-    child = python(code + f"print(json.dumps([quantcore.isa(), digests({SEED})]))", QUANTCORE_ISA=level)
-    assert child.returncode == 0, child.stderr
-    isa, results = json.loads(child.stdout)
-    assert isa == level
-    assert {name for name in expected if results[name] != expected[name]} == set(), f"QUANTCORE_TEST_SEED={SEED}"
+    assert differences(at_level(level, digests, SEED), expected) == set(), f"QUANTCORE_TEST_SEED={SEED}"
 
 
 def test_any_number_of_threads_gives_the_same(expected):

@@ -147,10 +147,8 @@ def test_tiny_llama(tmp_path: Path, weight_type: str) -> None:
 def test_number_of_threads_changes_nothing(tmp_path: Path, type_name: str) -> None:
     source = tmp_path / "source.gguf"
     write_tiny_llama_gguf(source, seed=3, n_embd=256, n_ff=512, weight_type="F16" if type_name == "F32" else "F32")
-    reference = tmp_path / "theirs-1.gguf"
-    llama_client.llama_quantize(source, {type_name: reference})
-    llama_client.llama_quantize(source, {type_name: tmp_path / "theirs-2.gguf"}, n_threads=2)
-    assert_same_file(tmp_path / "theirs-2.gguf", reference)
+    reference = tmp_path / "theirs.gguf"
+    llama_client.llama_quantize(source, {type_name: reference}, n_threads=2)
     for n_threads in (1, 2):
         path = tmp_path / f"ours-{n_threads}.gguf"
         llama_client.our_quantize(source, path, type_name, n_threads=n_threads)
@@ -183,8 +181,7 @@ def test_names_that_keep_their_type(tmp_path: Path, rng: np.random.Generator) ->
     assert {name for name, type_name in types.items() if type_name == "Q4_0"} == set(QUANTIZED_NAMES)
 
 
-@pytest.mark.parametrize("type_name", TYPES)
-def test_kept_tensors_of_every_type_are_copied(tmp_path: Path, rng: np.random.Generator, type_name: str) -> None:
+def test_kept_tensors_of_every_type_are_copied(tmp_path: Path, rng: np.random.Generator) -> None:
     integers = rng.integers(-100, 100, (3, 20))
     tensors = [
         Tensor("blk.0.attn_q.weight", normal(rng, 3, 64)),
@@ -197,7 +194,7 @@ def test_kept_tensors_of_every_type_are_copied(tmp_path: Path, rng: np.random.Ge
     ]
     source = tmp_path / "source.gguf"
     write_gguf(source, tensors)
-    assert_parity(source, [type_name])
+    assert_parity(source)
 
 
 @pytest.mark.parametrize("type_name", ["Q4_0", "Q8_0"])
@@ -215,12 +212,13 @@ def test_three_dimensional_and_flat_shapes(tmp_path: Path, rng: np.random.Genera
     assert_parity(source)
 
 
-@pytest.mark.parametrize("columns", [1, 7, 48])
-def test_columns_that_are_no_whole_blocks_in_half_precision(
-    tmp_path: Path, rng: np.random.Generator, columns: int
-) -> None:
+def test_columns_that_are_no_whole_blocks_in_half_precision(tmp_path: Path, rng: np.random.Generator) -> None:
     source = tmp_path / "source.gguf"
-    tensors = [Tensor(f"{name}.weight", normal(rng, 5, columns), name) for name in ("F32", "F16", "BF16")]
+    tensors = [
+        Tensor(f"{name}.{columns}.weight", normal(rng, 5, columns), name)
+        for name in ("F32", "F16", "BF16")
+        for columns in (1, 7, 48)
+    ]
     write_gguf(source, tensors)
     assert_parity(source, ["F32", "F16", "BF16"])
 

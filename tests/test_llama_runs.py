@@ -8,7 +8,8 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from math import erf
 from pathlib import Path
 
@@ -74,6 +75,19 @@ def minilm() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def minilm_embeddings(minilm: Path) -> np.ndarray:
     return llama_client.embed(minilm, SENTENCES)
+
+
+@pytest.fixture(scope="module")
+def quantized_minilm(minilm: Path) -> Callable[[str], Path]:
+    """The model in a type, quantized once."""
+
+    @cache
+    def quantized(type_name: str) -> Path:
+        path = minilm.with_name(f"minilm-{type_name}.gguf")
+        llama_client.our_quantize(minilm, path, type_name)
+        return path
+
+    return quantized
 
 
 def word_pieces(sentence: str, vocabulary: dict[str, int]) -> list[int]:
@@ -144,25 +158,20 @@ def test_minilm_embeds_a_paraphrase_closer_than_other_sentences(minilm_embedding
 @needs_minilm
 @pytest.mark.parametrize("type_name", LEAST_COSINE)
 def test_quantized_minilm_keeps_its_embeddings(
-    minilm: Path, minilm_embeddings: np.ndarray, tmp_path: Path, type_name: str
+    quantized_minilm: Callable[[str], Path], minilm_embeddings: np.ndarray, type_name: str
 ) -> None:
-    path = tmp_path / "quantized.gguf"
-    llama_client.our_quantize(minilm, path, type_name)
-    cosines = np.sum(llama_client.embed(path, SENTENCES) * minilm_embeddings, axis=1)
-    path.unlink()
+    cosines = np.sum(llama_client.embed(quantized_minilm(type_name), SENTENCES) * minilm_embeddings, axis=1)
     assert np.all(cosines >= LEAST_COSINE[type_name]), cosines
 
 
 @needs_minilm
 @pytest.mark.parametrize("type_name", ["Q8_0", "Q4_0"])
 def test_damaged_minilm_loses_its_embeddings(
-    minilm: Path, minilm_embeddings: np.ndarray, tmp_path: Path, type_name: str
+    quantized_minilm: Callable[[str], Path], minilm_embeddings: np.ndarray, tmp_path: Path, type_name: str
 ) -> None:
-    path, damaged = tmp_path / "quantized.gguf", tmp_path / "damaged.gguf"
-    llama_client.our_quantize(minilm, path, type_name)
-    damage_blocks(path, damaged, type_name)
+    damaged = tmp_path / "damaged.gguf"
+    damage_blocks(quantized_minilm(type_name), damaged, type_name)
     cosines = np.sum(llama_client.embed(damaged, SENTENCES) * minilm_embeddings, axis=1)
-    path.unlink()
     damaged.unlink()
     assert np.all(cosines < LEAST_COSINE["Q4_0"]), cosines
 

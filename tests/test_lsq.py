@@ -20,9 +20,7 @@ from quantcore import (
     lsq_backward,
 )
 from tests import reference_fake_quant
-from tests.contract import DISTRIBUTIONS, assert_same_floats
-from tests.test_fake_quant import DTYPES, F16, F32, F64, every_dtype
-from tests.test_quantized_tensor import (
+from tests.affine_cases import (
     ASYMMETRIC,
     CHANNEL,
     GROUP,
@@ -37,11 +35,8 @@ from tests.test_quantized_tensor import (
     of,
     parts,
 )
-
-
-@pytest.fixture(scope="module")
-def torch() -> ModuleType:
-    return pytest.importorskip("torch")
+from tests.contract import DISTRIBUTIONS, assert_same_floats
+from tests.fake_quant_cases import DTYPES, F16, F32, F64, every_dtype
 
 
 def assert_equals_reference(grad: np.ndarray, x: np.ndarray, params: QuantParams) -> None:

@@ -78,29 +78,44 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> tuple[Path, Path]:
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A model and its quantized version, which the tests only read."""
+    folder = tmp_path_factory.mktemp("pair")
     rng = np.random.default_rng(1)
     tensors = {f"blk.{i}.ffn_up.weight": rng.standard_normal((8, 256)).astype(np.float32) for i in range(12)}
-    save_file(tensors | {"norm.weight": np.ones(64, np.float32)}, tmp_path / "ref.safetensors")
+    save_file(tensors | {"norm.weight": np.ones(64, np.float32)}, folder / "ref.safetensors")
     types = [(r"blk\.1\.", "Q8_0"), (r"blk\.2\.", "F16")]
-    quantize_model(tmp_path / "ref.safetensors", tmp_path / "q.gguf", "Q4_0", tensor_types=types)
-    return tmp_path / "ref.safetensors", tmp_path / "q.gguf"
+    quantize_model(folder / "ref.safetensors", folder / "q.gguf", "Q4_0", tensor_types=types)
+    return folder / "ref.safetensors", folder / "q.gguf"
 
 
-@pytest.fixture
-def hostile(tmp_path: Path) -> tuple[Path, Path]:
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two models whose files and tensors have names that mean something to a page, a terminal or a formula."""
+    folder = tmp_path_factory.mktemp("hostile")
     rng = np.random.default_rng(2)
     x = {name: rng.standard_normal((64, 32)).astype(np.float32) for name in HOSTILE}
     y = {name: values + rng.standard_normal(values.shape).astype(np.float32) / 99 for name, values in x.items()}
-    save_file(x | {"</ul><script>": x["日本語"]}, tmp_path / "<b>x&.safetensors")
-    save_file(y | {"</li><script>": x["日本語"]}, tmp_path / "</h1><script>'\".safetensors".replace("/", "\u2215"))
-    return tmp_path / "<b>x&.safetensors", tmp_path / "</h1><script>'\".safetensors".replace("/", "\u2215")
+    save_file(x | {"</ul><script>": x["日本語"]}, folder / "<b>x&.safetensors")
+    save_file(y | {"</li><script>": x["日本語"]}, folder / "</h1><script>'\".safetensors".replace("/", "\u2215"))
+    return folder / "<b>x&.safetensors", folder / "</h1><script>'\".safetensors".replace("/", "\u2215")
 
 
 def written(pair: tuple[Path, Path], path: Path, **options: object) -> str:
     write_report(*pair, path, **options)
     return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def text(pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page about the pair."""
+    return written(pair, tmp_path_factory.mktemp("text") / "r.html")
+
+
+@pytest.fixture(scope="module")
+def hostile_text(hostile: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> str:
+    return written(hostile, tmp_path_factory.mktemp("text") / "r.html")
 
 
 def assert_stands_alone(page: Page) -> None:
@@ -122,8 +137,8 @@ def assert_stands_alone(page: Page) -> None:
 # The page
 
 
-def test_structure(pair, tmp_path):
-    page = Page(written(pair, tmp_path / "r.html"))
+def test_structure(text):
+    page = Page(text)
     assert_stands_alone(page)
     assert page.texts["title"] == ["q.gguf: quantization report"] and page.texts["h1"] == ["q.gguf"]
     titles = ["Worst tensors", "Formats", "Errors", "Weights and levels", "Block scales"]
@@ -139,8 +154,8 @@ def test_structure(pair, tmp_path):
     assert footer.startswith(f"quantcore {quantcore.__version__}, kernels {quantcore.isa()};") and "seed 0" in footer
 
 
-def test_table_has_the_figures_of_compare(pair, tmp_path):
-    page = Page(written(pair, tmp_path / "r.html"))
+def test_table_has_the_figures_of_compare(pair, text):
+    page = Page(text)
     result = compare_models(*pair)
     assert [row[0] for row in page.rows] == [t.name for t in result.tensors]
     assert page.rows[0][1:3] == ["8x256", "F32 → Q4_0"] and page.rows[-1][1:4] == ["64", "F32", "exact"]
@@ -161,22 +176,21 @@ def test_table_has_the_figures_of_compare(pair, tmp_path):
     assert f"{result.total.sqnr_db:.2f} dB {result.worst.stats.sqnr_db:.2f} dB {result.bits_per_weight:.2f}" in tiles
 
 
-def test_the_same_every_time(pair, tmp_path, monkeypatch):
-    first = written(pair, tmp_path / "1.html", n_threads=1)
+def test_the_same_every_time(pair, text, tmp_path, monkeypatch):
     (tmp_path / "matplotlibrc").write_text("axes.facecolor: red\nfont.size: 30\n")
     monkeypatch.setenv("MATPLOTLIBRC", str(tmp_path))
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")
-    assert written(pair, tmp_path / "2.html", n_threads=3) == first
+    assert written(pair, tmp_path / "2.html", n_threads=3) == text
     import matplotlib
 
     with matplotlib.rc_context({"lines.linewidth": 17, "svg.hashsalt": "mine", "xtick.major.size": 40}):
-        assert written(pair, tmp_path / "3.html") == first
+        assert written(pair, tmp_path / "3.html", n_threads=1) == text
         assert matplotlib.rcParams["lines.linewidth"] == 17
-    assert re.search(r"20\d\d-\d\d-\d\d|rdf:|<metadata", first) is None and str(tmp_path) not in first
+    assert re.search(r"20\d\d-\d\d-\d\d|rdf:|<metadata", text) is None and str(tmp_path.parent) not in text
 
 
-def test_hostile_names(hostile, tmp_path):
-    page = Page(written(hostile, tmp_path / "r.html"))
+def test_hostile_names(hostile, hostile_text):
+    page = Page(hostile_text)
     assert_stands_alone(page)
     result = compare_models(*hostile)
     printed = [t.name.replace("new\nline\x1b[2J\u202e", "new\\nline\\x1b[2J\\u202e") for t in result.tensors]
@@ -358,8 +372,7 @@ CLICKS = {
 
 @pytest.mark.may_skip
 @pytest.mark.parametrize(("clicks", "column", "direction", "key"), CLICKS.values(), ids=CLICKS)
-def test_sorting_in_a_browser(clicks, column, direction, key, browse, pair, tmp_path):
-    text = written(pair, tmp_path / "r.html")
+def test_sorting_in_a_browser(clicks, column, direction, key, browse, text):
     script = "".join(f"document.querySelectorAll('thead button')[{i}].click();" for i in clicks)
     dom, console = browse(with_script(text, script))
     page = Page(dom)
@@ -372,7 +385,7 @@ def test_sorting_in_a_browser(clicks, column, direction, key, browse, pair, tmp_
 
 
 @pytest.mark.may_skip
-def test_hostile_names_in_a_browser(browse, hostile, tmp_path):
+def test_hostile_names_in_a_browser(browse, hostile_text):
     probe = "document.title = window.alerted ? 'bad' : String(document.querySelectorAll('script, img, b').length);"
-    dom, console = browse(with_script(written(hostile, tmp_path / "r.html"), probe))
+    dom, console = browse(with_script(hostile_text, probe))
     assert console == "" and "<title>2</title>" in dom
