@@ -1,7 +1,7 @@
 """What all tests share: seeds, Hypothesis profiles, and skips that may not pass unnoticed.
 
 Environment: QUANTCORE_REQUIRE_PEERS=1 makes every skip a failure, except of tests marked `may_skip`.
-QUANTCORE_TEST_SEED repeats a run's random data. HYPOTHESIS_PROFILE is "default" or "thorough".
+QUANTCORE_TEST_SEED repeats a run's random data, those of Hypothesis too, as CI does. HYPOTHESIS_PROFILE is "default" or "thorough".
 """
 
 import os
@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-SEED = int(os.environ.get("QUANTCORE_TEST_SEED") or int.from_bytes(os.urandom(4)))
+GIVEN_SEED = os.environ.get("QUANTCORE_TEST_SEED")
+SEED = int(GIVEN_SEED or int.from_bytes(os.urandom(4)))
 REQUIRE_PEERS = os.environ.get("QUANTCORE_REQUIRE_PEERS") == "1"
 
-_COMMON = settings(deadline=None, derandomize=False)
+_COMMON = settings(deadline=None, derandomize=bool(GIVEN_SEED))
 settings.register_profile("default", _COMMON, max_examples=40)
 settings.register_profile("thorough", _COMMON, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
