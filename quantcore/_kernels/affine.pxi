@@ -30,6 +30,7 @@ from quantcore._kernels.walks cimport (
 
 cdef enum:
     ROWS = 4  # of columns whose extremes are taken together
+    SHORTEST = 32  # of shorter runs, the work around them takes longer than memory
 
 ctypedef struct ExtremesJob:
     const uint8_t* values
@@ -68,7 +69,8 @@ cdef bint piece_extremes(
     cdef int64_t done = 0, part, itemsize = size_of(p.dtype)
     while done < n:
         part = min(2 * <int64_t> PART, n - done)
-        prefetch_run(p.values + (ahead + done) * itemsize, part * itemsize)
+        if part > SHORTEST:
+            prefetch_run(p.values + (ahead + done) * itemsize, part * itemsize)
         if part < PART:
             extremes_of_short_run(x + done, part, p.lowest + slot, p.highest + slot)
         else:
