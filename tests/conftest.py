@@ -1,7 +1,8 @@
 """What all tests share: seeds, Hypothesis profiles, and skips that may not pass unnoticed.
 
 Environment: QUANTCORE_REQUIRE_PEERS=1 makes every skip a failure, except of tests marked `may_skip`.
-QUANTCORE_TEST_SEED repeats a run's random data, those of Hypothesis too, as CI does. HYPOTHESIS_PROFILE is "default" or "thorough".
+QUANTCORE_TEST_SEED repeats a run's random data, those of Hypothesis too, as CI does.
+HYPOTHESIS_PROFILE is "default" or "thorough".
 """
 
 import os
