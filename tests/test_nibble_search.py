@@ -1,10 +1,8 @@
 """NF4 and FP4 codes at every CPU level where a search could go wrong.
 
-These are about midpoints, about the borders of the cells that the search cuts the range into, about 0, over all
-exponents, and above 1.
-
-Values stand alone among ones as well as side by side: at some levels a value next to a midpoint changes how its
-neighbours are coded.
+That is about midpoints, about the borders of the cells that the search cuts the range into, about 0, over all
+exponents, and above 1. Values stand alone among ones as well as side by side: at some levels a value next to a midpoint
+changes how its neighbours are coded.
 """
 
 import numpy as np

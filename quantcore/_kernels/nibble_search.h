@@ -1,10 +1,11 @@
 /* nibble_search.h: the NF4 and FP4 codes of 32 values: x * inverse, a search over 15 midpoints, two codes to a byte.
  *
- * A code is the number of midpoints below the value. Instead of comparing with all of them, the value's cell is computed,
- * one of 32 equal parts of its range, so small that at most one midpoint lies in it. How many are below the cell is looked
- * up, and so is the one that is left to compare with. Cells only choose the comparison, so that their rounding has no part
- * in the result. Values are up to 1 in magnitude, and below 1.5 where the scale was rounded. A register holds the table of
- * 32 midpoints in AVX-512, and 16 bytes at the levels below, which compare in 16 bits first.
+ * A code is the number of midpoints below the value. Instead of comparing with all of them, the value's cell is
+ * computed, one of 32 equal parts of its range, so small that at most one midpoint lies in it. How many are below the
+ * cell is looked up, and so is the one that is left to compare with. Cells only choose the comparison, so that their
+ * rounding has no part in the result. Values are up to 1 in magnitude, and below 1.5 where the scale was rounded. A
+ * pair of registers holds the table of 32 midpoints in AVX-512, one holds 16 bytes at the levels below, which compare
+ * in 16 bits first.
  *
  * FP4 has three midpoints about 0, closer than any cell: 0 itself is compared with apart. Its sorted values are coded
  * 11 10 13 12 15 14 9 0 8 1 6 7 4 5 2 3: magnitudes 0 .0052 .1667 .25 .333 .5 .667 1 are 0 1 6 7 4 5 2 3, the sign is
@@ -93,28 +94,9 @@ static inline void quantcore_search32(
     _mm_storeu_si128((__m128i *)out, _mm_shuffle_epi8(_mm512_cvtepi64_epi16(pairs), order));
 }
 
-#else
+#elif defined(__SSSE3__)
 
-/* The midpoints below each value, counted; this loop vectorises anywhere. */
-static __attribute__((noinline)) void quantcore_count32(
-    const float *x, float inverse, const float *tree, int is_fp4, uint8_t *out) {
-    int32_t codes[32];
-    for (int j = 0; j < 32; j++) {
-        float v = x[j] * inverse;
-        int32_t q = 0;
-        q += (v > tree[1]) + (v > tree[2]) + (v > tree[3]) + (v > tree[4]) + (v > tree[5]);
-        q += (v > tree[6]) + (v > tree[7]) + (v > tree[8]) + (v > tree[9]) + (v > tree[10]);
-        q += (v > tree[11]) + (v > tree[12]) + (v > tree[13]) + (v > tree[14]) + (v > tree[15]);
-        codes[j] = q;
-    }
-    if (is_fp4)
-        for (int j = 0; j < 32; j++) codes[j] = QUANTCORE_FP4_CODES[codes[j]];
-    for (int j = 0; j < 16; j++) out[j] = (uint8_t)(codes[2 * j] << 4 | codes[2 * j + 1]);
-}
-
-#if defined(__SSSE3__)
-
-/* 16 or 32 values at once, in the registers of SSE or AVX2, whose packings and look-ups work on 16 bytes each. */
+/* 16 or 32 values at once in the registers of SSE or AVX2, whose packings and look-ups work on 16 bytes each. */
 #if defined(__AVX2__)
 #define QUANTCORE_WIDE(name) _mm256_##name
 typedef __m256 quantcore_floats;
@@ -125,12 +107,11 @@ typedef __m128 quantcore_floats;
 typedef __m128i quantcore_bytes;
 #endif
 
-/* Cells of 1/16. How many midpoints are below a cell, the highest midpoint never counted: below[0] from cell 0 on, below[1]
- * from cell -16 on. The next midpoint is the one to compare with; keys are the lower and the upper bytes of all of them
- * as 16 bits, in units of 2**-15. */
+/* Cells of 1/16. How many midpoints are below a cell, the highest midpoint never counted: below[0] from cell 0 on,
+ * below[1] from cell -16 on. The next midpoint is the one to compare with: bytes[i] are byte i of all of them, keys the
+ * lower and the upper bytes of them as 16 bits, in units of 2**-15. */
 typedef struct {
-    quantcore_bytes below[2], keys[2];
-    const float *tree;
+    quantcore_bytes below[2], keys[2], bytes[4];
 } quantcore_search;
 
 static inline quantcore_bytes quantcore_table(const uint8_t *bytes) {
@@ -144,36 +125,57 @@ static inline quantcore_bytes quantcore_table(const uint8_t *bytes) {
 
 static inline quantcore_search quantcore_search_of(const float *tree, int is_fp4) {
     quantcore_search search;
-    float sorted[15];
-    uint8_t below[32], keys[2][16] = {{0}, {0}};
+    float sorted[16] = {0};
+    uint8_t below[32], keys[2][16], bytes[4][16];
     int n = quantcore_sorted_midpoints(tree, is_fp4, sorted), next = 0;
     for (int cell = -16; cell < 16; cell++) {
         below[cell & 31] = (uint8_t)next;
         next += next < n - 1 && floorf(16 * sorted[next]) == (float)cell;
     }
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < 16; i++) {
         int32_t key = _mm_cvtss_si32(_mm_set_ss(32768 * sorted[i]));
-        keys[0][i] = (uint8_t)key;
-        keys[1][i] = (uint8_t)(key >> 8);
+        for (int j = 0; j < 2; j++) keys[j][i] = (uint8_t)(key >> 8 * j);
+        for (int j = 0; j < 4; j++) bytes[j][i] = ((const uint8_t *)(sorted + i))[j];
     }
-    for (int i = 0; i < 2; i++) {
-        search.below[i] = quantcore_table(below + 16 * i);
-        search.keys[i] = quantcore_table(keys[i]);
-    }
-    search.tree = tree;
+    for (int i = 0; i < 2; i++) search.below[i] = quantcore_table(below + 16 * i);
+    for (int i = 0; i < 2; i++) search.keys[i] = quantcore_table(keys[i]);
+    for (int i = 0; i < 4; i++) search.bytes[i] = quantcore_table(bytes[i]);
     return search;
 }
 
-/* Pairs of codes as 16 bits, four from each quarter of x in every 16 bytes. Returns whether there are values that are the
- * same as a midpoint in 16 bits, so that their codes are not known. */
-static inline int quantcore_search_wide(
-    const float *x, float inverse, const quantcore_search *search, int is_fp4, quantcore_bytes *pairs) {
+/* Four masks of 32 bits as bytes. */
+static inline quantcore_bytes quantcore_packed(const quantcore_bytes *masks) {
+    return QUANTCORE_WIDE(packs_epi16)(QUANTCORE_WIDE(packs_epi32)(masks[0], masks[1]),
+                                       QUANTCORE_WIDE(packs_epi32)(masks[2], masks[3]));
+}
+
+/* Which of v are greater than their next midpoint. */
+static inline quantcore_bytes quantcore_greater(
+    const quantcore_floats *v, quantcore_bytes next, const quantcore_search *search) {
+    quantcore_bytes byte[4], is_greater[4];
+    for (int i = 0; i < 4; i++) byte[i] = QUANTCORE_WIDE(shuffle_epi8)(search->bytes[i], next);
+    quantcore_bytes half[4] = {
+        QUANTCORE_WIDE(unpacklo_epi8)(byte[0], byte[1]), QUANTCORE_WIDE(unpacklo_epi8)(byte[2], byte[3]),
+        QUANTCORE_WIDE(unpackhi_epi8)(byte[0], byte[1]), QUANTCORE_WIDE(unpackhi_epi8)(byte[2], byte[3])};
+    for (int i = 0; i < 4; i += 2) {
+        is_greater[i] =
+            (quantcore_bytes)(v[i] > (quantcore_floats)QUANTCORE_WIDE(unpacklo_epi16)(half[i], half[i + 1]));
+        is_greater[i + 1] =
+            (quantcore_bytes)(v[i + 1] > (quantcore_floats)QUANTCORE_WIDE(unpackhi_epi16)(half[i], half[i + 1]));
+    }
+    return quantcore_packed(is_greater);
+}
+
+/* Pairs of codes as 16 bits, four from each quarter of x in every 16 bytes. */
+static inline quantcore_bytes quantcore_search_wide(
+    const float *x, float inverse, const quantcore_search *search, int is_fp4) {
     enum { LANES = sizeof(quantcore_floats) / 4 };
+    quantcore_floats v[4];
     quantcore_bytes fixed[4], is_positive[4];
     for (int i = 0; i < 4; i++) {
-        quantcore_floats v = QUANTCORE_WIDE(loadu_ps)(x + LANES * i) * QUANTCORE_WIDE(set1_ps)(inverse);
-        fixed[i] = QUANTCORE_WIDE(cvtps_epi32)(v * QUANTCORE_WIDE(set1_ps)(32768));
-        is_positive[i] = (quantcore_bytes)(v > QUANTCORE_WIDE(setzero_ps)());
+        v[i] = QUANTCORE_WIDE(loadu_ps)(x + LANES * i) * QUANTCORE_WIDE(set1_ps)(inverse);
+        fixed[i] = QUANTCORE_WIDE(cvtps_epi32)(v[i] * QUANTCORE_WIDE(set1_ps)(32768));
+        is_positive[i] = (quantcore_bytes)(v[i] > QUANTCORE_WIDE(setzero_ps)());
     }
     /* Packing saturates what is not within -1 to 1. The upper five bits are the cell. */
     quantcore_bytes low = QUANTCORE_WIDE(packs_epi32)(fixed[0], fixed[1]);
@@ -188,36 +190,31 @@ static inline int quantcore_search_wide(
     quantcore_bytes low_key = QUANTCORE_WIDE(unpacklo_epi8)(lower_bytes, upper_bytes);
     quantcore_bytes high_key = QUANTCORE_WIDE(unpackhi_epi8)(lower_bytes, upper_bytes);
     quantcore_bytes is_equal = QUANTCORE_WIDE(cmpeq_epi16)(low, low_key) | QUANTCORE_WIDE(cmpeq_epi16)(high, high_key);
-    /* -1 where it is so. */
-    code = QUANTCORE_WIDE(sub_epi8)(code, QUANTCORE_WIDE(packs_epi16)(QUANTCORE_WIDE(cmpgt_epi16)(low, low_key),
-                                                                      QUANTCORE_WIDE(cmpgt_epi16)(high, high_key)));
+    quantcore_bytes is_greater = QUANTCORE_WIDE(packs_epi16)(QUANTCORE_WIDE(cmpgt_epi16)(low, low_key),
+                                                             QUANTCORE_WIDE(cmpgt_epi16)(high, high_key));
+    /* Where 16 bits do not tell, one value in some thousands, all are compared in full. */
+    if (__builtin_expect(QUANTCORE_WIDE(movemask_epi8)(is_equal), 0)) is_greater = quantcore_greater(v, code, search);
+    code = QUANTCORE_WIDE(sub_epi8)(code, is_greater);
     if (is_fp4) {
-        low = QUANTCORE_WIDE(packs_epi32)(is_positive[0], is_positive[1]);
-        high = QUANTCORE_WIDE(packs_epi32)(is_positive[2], is_positive[3]);
-        code = QUANTCORE_WIDE(sub_epi8)(code, QUANTCORE_WIDE(packs_epi16)(low, high));
+        code = QUANTCORE_WIDE(sub_epi8)(code, quantcore_packed(is_positive));
         code = QUANTCORE_WIDE(shuffle_epi8)(quantcore_table(QUANTCORE_FP4_CODES), code);
     }
-    *pairs = QUANTCORE_WIDE(maddubs_epi16)(code, QUANTCORE_WIDE(set1_epi16)(1 << 8 | 16));
-    return QUANTCORE_WIDE(movemask_epi8)(is_equal);
+    return QUANTCORE_WIDE(maddubs_epi16)(code, QUANTCORE_WIDE(set1_epi16)(1 << 8 | 16));
 }
 
 static inline void quantcore_search32(
     const float *x, float inverse, const quantcore_search *search, int is_fp4, uint8_t *out) {
 #if defined(__AVX2__)
     const __m128i order = _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
-    __m256i pairs;
-    int is_unknown = quantcore_search_wide(x, inverse, search, is_fp4, &pairs);
+    __m256i pairs = quantcore_search_wide(x, inverse, search, is_fp4);
     __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
     bytes = _mm_shuffle_epi8(bytes, order);
 #else
-    __m128i pairs[2];
-    int is_unknown = quantcore_search_wide(x, inverse, search, is_fp4, pairs);
-    is_unknown |= quantcore_search_wide(x + 16, inverse, search, is_fp4, pairs + 1);
-    __m128i bytes = _mm_packus_epi16(pairs[0], pairs[1]);
+    __m128i first = quantcore_search_wide(x, inverse, search, is_fp4);
+    __m128i second = quantcore_search_wide(x + 16, inverse, search, is_fp4);
+    __m128i bytes = _mm_packus_epi16(first, second);
 #endif
     _mm_storeu_si128((__m128i *)out, bytes);
-    /* Rare: one value in a few thousand. */
-    if (__builtin_expect(is_unknown, 0)) quantcore_count32(x, inverse, search->tree, is_fp4, out);
 }
 
 #else
@@ -231,11 +228,23 @@ static inline quantcore_search quantcore_search_of(const float *tree, int is_fp4
     return (quantcore_search){tree};
 }
 
+/* Without look-ups in registers, midpoints below the value are counted, by a loop that vectorises anywhere. */
 static inline void quantcore_search32(
     const float *x, float inverse, const quantcore_search *search, int is_fp4, uint8_t *out) {
-    quantcore_count32(x, inverse, search->tree, is_fp4, out);
+    const float *tree = search->tree;
+    int32_t codes[32];
+    for (int j = 0; j < 32; j++) {
+        float v = x[j] * inverse;
+        int32_t q = 0;
+        q += (v > tree[1]) + (v > tree[2]) + (v > tree[3]) + (v > tree[4]) + (v > tree[5]);
+        q += (v > tree[6]) + (v > tree[7]) + (v > tree[8]) + (v > tree[9]) + (v > tree[10]);
+        q += (v > tree[11]) + (v > tree[12]) + (v > tree[13]) + (v > tree[14]) + (v > tree[15]);
+        codes[j] = q;
+    }
+    if (is_fp4)
+        for (int j = 0; j < 32; j++) codes[j] = QUANTCORE_FP4_CODES[codes[j]];
+    for (int j = 0; j < 16; j++) out[j] = (uint8_t)(codes[2 * j] << 4 | codes[2 * j + 1]);
 }
 
-#endif
 #endif
 #endif
