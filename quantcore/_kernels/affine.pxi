@@ -15,18 +15,10 @@ from quantcore._kernels.affine cimport (
     quantize_run,
 )
 from quantcore._kernels.bits cimport INFINITE
-from quantcore._kernels.floats cimport TILE, size_of
-from quantcore._kernels.scales cimport PART, prefetch_run
+from quantcore._kernels.floats cimport TILE, keep, loaded, place, size_of
+from quantcore._kernels.memory cimport PART, prefetch_run
 from quantcore._kernels.table cimport CodingRows, GroupLayout
-from quantcore._kernels.walks cimport (
-    COLUMNS,
-    columns_together,
-    keep,
-    loaded,
-    place,
-    walk_columns,
-    walk_groups,
-)
+from quantcore._kernels.walks cimport COLUMNS, columns_together, walk_columns, walk_groups
 
 cdef enum:
     ROWS = 4  # of columns whose extremes are taken together

@@ -5,7 +5,7 @@ from libc.math cimport rintf
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from quantcore._kernels.bits cimport MAGNITUDE, bits_of, float_of
-from quantcore._kernels.scales cimport prefetch_run
+from quantcore._kernels.memory cimport prefetch_run
 
 cdef extern from "nibble_search.h":
     ctypedef struct quantcore_search:

@@ -24,8 +24,7 @@ from quantcore._kernels.blockwise cimport (
     quantcore_search_of,
     sum_of_leaf,
 )
-from quantcore._kernels.floats cimport FLOAT32, size_of, store_tile
-from quantcore._kernels.walks cimport loaded
+from quantcore._kernels.floats cimport FLOAT32, loaded, size_of, store_tile
 
 cdef enum:
     MOST_BLOCKS = 4096  # blocks of one super-block

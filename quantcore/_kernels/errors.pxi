@@ -3,10 +3,9 @@
 # ERROR_CHUNK elements has a row of sums.
 from quantcore._kernels.errors cimport N_SUMS, ErrorLanes, add_pairs, clear_lanes, fold_lanes
 from quantcore._kernels.fake_quant cimport fake_quantize_row, fake_quantize_run
-from quantcore._kernels.floats cimport FLOAT32, FLOAT64, first_from, load_tile, size_of, widen_tile
-from quantcore._kernels.scales cimport PART, prefetch_run
+from quantcore._kernels.floats cimport FLOAT32, FLOAT64, first_from, loaded, size_of, widen_tile
+from quantcore._kernels.memory cimport PART, prefetch_run
 from quantcore._kernels.table cimport ERROR_CHUNK, AffineCoding, CodingRows, GroupLayout
-from quantcore._kernels.walks cimport loaded
 
 
 cdef void add_part(
@@ -26,13 +25,9 @@ cdef void add_part(
             y = <const uint8_t*> wide_y
         add_pairs[double](<const double*> x, <const double*> y, n, threshold, lanes)
         return
-    if x_dtype != FLOAT32:
-        load_tile(x, x_dtype, n, staged_x)
-        x = <const uint8_t*> staged_x
-    if y_dtype != FLOAT32:
-        load_tile(y, y_dtype, n, staged_y)
-        y = <const uint8_t*> staged_y
-    add_pairs[float](<const float*> x, <const float*> y, n, threshold, lanes)
+    add_pairs[float](
+        loaded(x, x_dtype, 0, n, staged_x), loaded(y, y_dtype, 0, n, staged_y), n, threshold, lanes
+    )
 
 
 cdef void pairs_errors(

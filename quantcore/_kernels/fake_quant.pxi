@@ -11,9 +11,9 @@ from quantcore._kernels.fake_quant cimport (
     lsq_row,
     lsq_run,
 )
-from quantcore._kernels.floats cimport TILE
+from quantcore._kernels.floats cimport TILE, keep, loaded, place
 from quantcore._kernels.table cimport BACKWARD, FAKE_QUANTIZE, CodingRows, FakeQuantJob, GroupLayout
-from quantcore._kernels.walks cimport keep, loaded, place, walk_columns, walk_groups
+from quantcore._kernels.walks cimport walk_columns, walk_groups
 
 
 cdef bint piece_fake_quantize(

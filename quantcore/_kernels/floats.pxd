@@ -63,6 +63,24 @@ cdef inline void store_tile(const float* y, int64_t n, int dtype, uint8_t* value
             half[j] = <uint16_t> bf16_bits_of(y[j])
 
 
+cdef inline const float* loaded(const uint8_t* values, int dtype, int64_t at, int64_t n, float* staged) noexcept nogil:
+    """n values from `at` on as float32: where they are, or converted into `staged`."""
+    if dtype == FLOAT32:
+        return <const float*> values + at
+    load_tile(values + at * size_of(dtype), dtype, n, staged)
+    return staged
+
+
+cdef inline float* place(uint8_t* values, int dtype, int64_t at, float* staged) noexcept nogil:
+    """Where a kernel writes float32 that `keep` then converts if it must."""
+    return <float*> values + at if dtype == FLOAT32 else staged
+
+
+cdef inline void keep(const float* y, int64_t n, uint8_t* values, int dtype, int64_t at) noexcept nogil:
+    if dtype != FLOAT32:
+        store_tile(y, n, dtype, values + at * size_of(dtype))
+
+
 cdef inline int64_t first_from(const float* x, int64_t n, uint32_t limit) noexcept nogil:
     """Index of the first element whose magnitude's bits reach the limit, else -1."""
     cdef int64_t j

@@ -10,7 +10,7 @@ from quantcore._kernels.floats cimport (
     f16_quantize_tile,
     f32_dequantize_tile,
     f32_quantize_tile,
-    load_tile,
+    loaded,
     size_of,
     store_tile,
 )
@@ -32,11 +32,7 @@ cdef inline int64_t over_values(
     cdef int64_t i = 0, n, bad
     while i < n_blocks:
         n = min(tile, n_blocks - i)
-        if dtype == FLOAT32:
-            x = <const float*> values + i * block_size
-        else:
-            load_tile(values + i * stride, dtype, n * block_size, staged)
-            x = staged
+        x = loaded(values, dtype, i * block_size, n * block_size, staged)
         bad = quantize_tile(x, n, out + i * bytes_per_block, values + (i + tile) * stride, stride)
         if bad >= 0:
             return i + bad

@@ -8,7 +8,7 @@ from libc.string cimport memset
 from quantcore._kernels.affine cimport key_of
 from quantcore._kernels.bits cimport INFINITE, MAGNITUDE, bits_of, float_of
 from quantcore._kernels.floats cimport TILE
-from quantcore._kernels.scales cimport __builtin_prefetch
+from quantcore._kernels.memory cimport __builtin_prefetch
 
 cdef enum:
     N_BINS = 4096

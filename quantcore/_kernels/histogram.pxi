@@ -2,9 +2,9 @@
 # where they are, short ones are brought together first, a few channels at a time.
 from libc.stdint cimport int64_t, uint8_t
 
-from quantcore._kernels.floats cimport FLOAT32, TILE, load_tile, size_of
+from quantcore._kernels.floats cimport TILE, loaded, size_of
 from quantcore._kernels.histogram cimport Histogram, count_tile
-from quantcore._kernels.scales cimport prefetch_run
+from quantcore._kernels.memory cimport prefetch_run
 from quantcore._kernels.table cimport MOST_CHANNELS, SHORTEST_RUN
 
 cdef enum:
@@ -20,11 +20,7 @@ cdef int64_t count_run(
     cdef int64_t done = 0, part, itemsize = size_of(dtype)
     while done < n:
         part = min(<int64_t> TILE, n - done)
-        if dtype == FLOAT32:
-            x = <const float*> values + done
-        else:
-            load_tile(values + done * itemsize, dtype, part, staged)
-            x = staged
+        x = loaded(values, dtype, done, part, staged)
         if count_tile(histogram, x, part, values + (done + part) * itemsize, itemsize) < 0:
             return -1
         done += part
@@ -42,11 +38,7 @@ cdef int64_t count_gathered(
     cdef int64_t o, c, i, n = 0
     for o in range(outer):
         source = values + o * channels * inner * size_of(dtype)
-        if dtype == FLOAT32:
-            x = <const float*> source
-        else:
-            load_tile(source, dtype, n_channels * inner, staged)
-            x = staged
+        x = loaded(source, dtype, 0, n_channels * inner, staged)
         prefetch_run(source + ROWS_AHEAD * channels * inner * size_of(dtype), n_channels * inner * size_of(dtype))
         for c in range(n_channels):
             for i in range(inner):

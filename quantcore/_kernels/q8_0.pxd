@@ -2,7 +2,8 @@
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t
 
 from quantcore._kernels.bits cimport MAGNITUDE, bits_of, float_of
-from quantcore._kernels.scales cimport SCALES, code_scales, load_scales, prefetch_run, store_scale
+from quantcore._kernels.memory cimport prefetch_run
+from quantcore._kernels.scales cimport SCALES, code_scales, load_scales, store_scale
 
 cdef extern from "narrow.h":
     void quantcore_narrow(const int32_t* codes, int n, uint8_t* data) noexcept nogil

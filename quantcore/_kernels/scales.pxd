@@ -5,19 +5,7 @@ from quantcore._kernels.bits cimport MAGNITUDE, bits_of
 from quantcore._kernels.floats cimport quantcore_narrow_floats, quantcore_widen_halves
 
 cdef enum:
-    PART = 256  # elements that are worked on in L1 while memory is asked for as many a tile ahead
     SCALES = 64  # most blocks a tile: 64 blocks of 32 floats (8 KiB) and their scales stay in L1
-
-
-cdef extern from *:
-    void __builtin_prefetch(const void* address) noexcept nogil
-
-
-cdef inline void prefetch_run(const uint8_t* start, int64_t n_bytes) noexcept nogil:
-    """Ask for the cache lines of a run."""
-    cdef int64_t i
-    for i in range((n_bytes + 63) // 64):
-        __builtin_prefetch(start + 64 * i)
 
 
 cdef inline float inverse_of(float d) noexcept nogil:

@@ -4,7 +4,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from quantcore._kernels.affine cimport key_of
-from quantcore._kernels.scales cimport __builtin_prefetch
+from quantcore._kernels.memory cimport __builtin_prefetch
 
 cdef enum:
     N_HALVES = 1 << 16

@@ -1,7 +1,7 @@
 # selection.pxi: halves of a whole array's keys.
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
-from quantcore._kernels.floats cimport FLOAT32, TILE, load_tile, size_of
+from quantcore._kernels.floats cimport TILE, loaded, size_of
 from quantcore._kernels.selection cimport N_HALVES, count_lower, count_upper, keys_of
 
 
@@ -14,11 +14,7 @@ cdef void count_halves(
     cdef int i
     while done < n:
         part = min(<int64_t> TILE, n - done)
-        if dtype == FLOAT32:
-            keys_of(<const float*> values + done, part, keys)
-        else:
-            load_tile(values + done * itemsize, dtype, part, staged)
-            keys_of(staged, part, keys)
+        keys_of(loaded(values, dtype, done, part, staged), part, keys)
         if n_uppers == 0:
             count_upper(keys, part, values + (done + part) * itemsize, itemsize, counts)
         for i in range(n_uppers):

@@ -3,7 +3,7 @@
 # row may be short. Columns: rows of `width` elements of which each column has a scale.
 from libc.stdint cimport int64_t, uint8_t
 
-from quantcore._kernels.floats cimport FLOAT32, TILE, load_tile, size_of, store_tile
+from quantcore._kernels.floats cimport TILE
 from quantcore._kernels.table cimport GroupLayout
 
 cdef enum:
@@ -64,21 +64,3 @@ cdef inline int64_t walk_columns(
                 return row
         column += count
     return -1
-
-
-cdef inline const float* loaded(const uint8_t* values, int dtype, int64_t at, int64_t n, float* staged) noexcept nogil:
-    """n values from `at` on as float32: where they are, or converted into `staged`."""
-    if dtype == FLOAT32:
-        return <const float*> values + at
-    load_tile(values + at * size_of(dtype), dtype, n, staged)
-    return staged
-
-
-cdef inline float* place(uint8_t* values, int dtype, int64_t at, float* staged) noexcept nogil:
-    """Where a kernel writes float32 that `keep` then converts if it must."""
-    return <float*> values + at if dtype == FLOAT32 else staged
-
-
-cdef inline void keep(const float* y, int64_t n, uint8_t* values, int dtype, int64_t at) noexcept nogil:
-    if dtype != FLOAT32:
-        store_tile(y, n, dtype, values + at * size_of(dtype))
