@@ -86,13 +86,16 @@ def run(
     """
     if n_threads is not None:
         integer(n_threads, "n_threads", 1)
-    kernel.hand_out(n_items, chunk_items(item_bytes, unit), goes_on)
+    n_bytes, size = n_items * item_bytes, chunk_items(item_bytes, unit)
+    if n_bytes <= INLINE_BYTES and turn is None:
+        return kernel.run_whole(n_items, size, goes_on)
+    kernel.hand_out(n_items, size, goes_on)
     turn = turn or kernel.run
-    if n_items * item_bytes <= INLINE_BYTES:
+    if n_bytes <= INLINE_BYTES:
         turn(_UNLIMITED)
     else:
         n_threads = n_threads or get_num_threads()
-        _run_in_threads(kernel, turn, max(1, min(n_threads, n_items * item_bytes // CHUNK_BYTES)))
+        _run_in_threads(kernel, turn, max(1, min(n_threads, n_bytes // CHUNK_BYTES)))
     return kernel.first_bad
 
 

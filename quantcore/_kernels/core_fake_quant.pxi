@@ -85,7 +85,7 @@ def lsq_gradients(
     last scale of each `per_row`.
     """
     cdef const double[:, ::1] sums
-    cdef double by = factor
+    cdef double by = factor, tail_by = factor, by_this
     cdef int64_t n = scales.shape[0], outer, inner, c, i, j, at
     for sums, outer, inner in parts:
         at = 0
@@ -95,8 +95,9 @@ def lsq_gradients(
                     totals[0, c] += sums[0, at]
                     totals[1, c] += sums[1, at]
                     at += 1
+    if isnan(factor):
+        by, tail_by = 1 / sqrt(count * quant_max), 1 / sqrt(tail_count * quant_max)
     for c in range(n):
-        if isnan(factor):
-            by = 1 / sqrt((tail_count if (c + 1) % per_row == 0 else count) * quant_max)
-        gradients[0, c] = <float> (totals[0, c] * by)
-        gradients[1, c] = <float> (totals[1, c] * by * -<double> scales[c])
+        by_this = tail_by if (c + 1) % per_row == 0 else by
+        gradients[0, c] = <float> (totals[0, c] * by_this)
+        gradients[1, c] = <float> (totals[1, c] * by_this * -<double> scales[c])

@@ -46,14 +46,23 @@ cdef class Kernel:
         """Items of the array that was held last."""
         return self.n_bytes() // self.arrays[self.n_arrays - 1].itemsize
 
-    def hand_out(self, int64_t total, int64_t size, bint goes_on=False):
-        """Begin: items 0 to total, in chunks of that size."""
+    cdef void begin(self, int64_t total, int64_t size, bint goes_on) noexcept:
         self.goes_on = goes_on
         self.total = total
         self.size = size
         self.position = 0
         self.lowest_bad = INT64_MAX
         self.is_cancelled = 0
+
+    def hand_out(self, int64_t total, int64_t size, bint goes_on=False):
+        """Begin: items 0 to total, in chunks of that size."""
+        self.begin(total, size, goes_on)
+
+    def run_whole(self, int64_t total, int64_t size, bint goes_on=False):
+        """`hand_out`, `run` to the end and return `first_bad`: for what is too small to share."""
+        self.begin(total, size, goes_on)
+        self.run(INT64_MAX)
+        return self.lowest()
 
     def run(self, int64_t most):
         """Work on chunks until none are left, or so many are done."""
@@ -74,6 +83,9 @@ cdef class Kernel:
 
     @property
     def first_bad(self):
+        return self.lowest()
+
+    cdef int64_t lowest(self) noexcept:
         return -1 if self.lowest_bad == INT64_MAX else self.lowest_bad
 
     @property

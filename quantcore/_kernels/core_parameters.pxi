@@ -7,6 +7,22 @@ from quantcore._kernels.bits cimport INFINITE, float_of
 from quantcore._kernels.parameters cimport FLT_MAX, inverse_of, parameters_of
 
 
+cdef void join_row(
+    int64_t channels, int64_t inner, const int32_t* low, const int32_t* high, int32_t* lowest, int32_t* highest
+) noexcept nogil:
+    """Lower and raise each channel's keys by `inner` others."""
+    cdef int64_t c, j
+    if inner == 1:  # vectorises
+        for c in range(channels):
+            lowest[c] = min(lowest[c], low[c])
+            highest[c] = max(highest[c], high[c])
+        return
+    for c in range(channels):
+        for j in range(c * inner, (c + 1) * inner):
+            lowest[c] = min(lowest[c], low[j])
+            highest[c] = max(highest[c], high[j])
+
+
 def join_extremes(list parts, int32_t[:, ::1] bounds):
     """The bits of the smallest and the largest value of each channel, into `bounds` of shape (2, channels).
 
@@ -14,23 +30,21 @@ def join_extremes(list parts, int32_t[:, ::1] bounds):
     all are finite.
     """
     cdef const int32_t[:, ::1] keys
-    cdef int64_t channels = bounds.shape[1], outer, inner, c, i, j, at
-    cdef bint are_finite = True
+    cdef int64_t channels = bounds.shape[1], outer, inner, c, i, row
+    cdef int32_t lowest = INT32_MAX, highest = INT32_MIN
     bounds[0, :] = INT32_MAX
     bounds[1, :] = INT32_MIN
     for keys, outer, inner in parts:
-        at = 0
+        row = channels * inner
         for i in range(outer):
-            for c in range(channels):
-                for j in range(inner):
-                    bounds[0, c] = min(bounds[0, c], keys[0, at])
-                    bounds[1, c] = max(bounds[1, c], keys[1, at])
-                    at += 1
+            join_row(channels, inner, &keys[0, i * row], &keys[1, i * row], &bounds[0, 0], &bounds[1, 0])
     for c in range(channels):
-        are_finite = are_finite and bounds[0, c] > ~(<int32_t> INFINITE) and bounds[1, c] < <int32_t> INFINITE
-        for i in range(2):
+        lowest = min(lowest, bounds[0, c])
+        highest = max(highest, bounds[1, c])
+    for i in range(2):
+        for c in range(channels):
             bounds[i, c] = key_of(float_of(<uint32_t> bounds[i, c]))
-    return are_finite
+    return lowest > ~(<int32_t> INFINITE) and highest < <int32_t> INFINITE
 
 
 def parameters_between(
