@@ -64,17 +64,18 @@ class Floats:
 
 def floats(values: Any, name: str) -> Floats:
     """Take a float32, float16, bfloat16 or float64 array of at least one dimension, copying only where it must."""
-    if type(values) is np.ndarray and values.dtype == _F32:
-        array, element_type = values, FLOAT32
+    if type(values) is np.ndarray and values.dtype is _F32:
+        array, element_type, is_native = values, FLOAT32, True
     else:
         array, element_type = _as_float_array(values, name)
-    if array.ndim == 0:
+        is_native = array.dtype.isnative
+    shape = array.shape
+    if not shape:
         raise InvalidValueError(f"{name}: must have at least one dimension, got shape ()")
-    flags = array.flags
-    origin = array
-    if not (flags.c_contiguous and flags.aligned and array.dtype.isnative):
+    flags, origin = array.flags, array
+    if not (is_native and flags.c_contiguous and flags.aligned):
         array = np.require(array, dtype=array.dtype.newbyteorder("="), requirements=["C", "A"])
-    return Floats(array, element_type, array.shape, origin)
+    return Floats(array, element_type, shape, origin)
 
 
 def _as_float_array(values: Any, name: str) -> tuple[NDArray[Any], int]:
@@ -218,14 +219,14 @@ def frozen(array: NDArray[Any]) -> NDArray[Any]:
     """A C-contiguous array that nobody can change: a copy if it is writable, since someone else may hold it."""
     if array.flags.writeable or not array.flags.c_contiguous:
         array = array.copy(order="C")
-        array.setflags(write=False)
+        array.setflags(False)  # write=False, in half the time
     return array
 
 
 def given_away(*arrays: NDArray[Any]) -> None:
     """Make arrays read-only that were just made for a record, so that it need not copy them."""
     for array in arrays:
-        array.setflags(write=False)
+        array.setflags(False)  # write=False, in half the time
 
 
 def power_of_two(value: Any, name: str, lowest: int, highest: int) -> int:

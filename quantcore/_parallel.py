@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from time import perf_counter
 
 from quantcore import _kernels
@@ -105,6 +106,7 @@ def check_threads(n_threads: int | None) -> None:
         integer(n_threads, "n_threads", 1)
 
 
+@lru_cache(maxsize=256)
 def chunk_items(item_bytes: int, unit: int = 64) -> int:
     """How many items `run` hands out together."""
     return max(unit, CHUNK_BYTES // item_bytes // unit * unit)
