@@ -226,7 +226,7 @@ def frozen(array: NDArray[Any]) -> NDArray[Any]:
 def given_away(*arrays: NDArray[Any]) -> None:
     """Make arrays read-only that were just made for a record, so that it need not copy them."""
     for array in arrays:
-        array.setflags(False)  # write=False, in half the time
+        array.setflags(write=False)
 
 
 def power_of_two(value: Any, name: str, lowest: int, highest: int) -> int:
