@@ -176,6 +176,8 @@ def test_a_kernel_holds_as_many_arrays_as_it_has_room_for():
         for _ in range(9):
             kernel.__init__(8, np.zeros(32, np.float32), 0, data)
     kernel.let_go()
+    kernel.hand_out(1, 1)
+    kernel.run(1)  # nothing: there are no arrays any more
     data.resize(0)
 
 

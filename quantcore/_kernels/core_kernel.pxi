@@ -28,7 +28,7 @@ cdef class Kernel:
 
     def let_go(self):
         """Hold the arrays no longer, when no thread works any more: one that is about to end may keep this object."""
-        self.total = 0
+        self.cancel()
         self.release()
 
     cdef uint8_t* hold(self, object array, int itemsize, int flags) except? NULL:
@@ -63,7 +63,6 @@ cdef class Kernel:
         self.size = size
         self.position = 0
         self.lowest_bad = INT64_MAX
-        self.is_cancelled = 0
 
     def run(self, int64_t most):
         """Work on chunks until none are left, or so many are done."""
@@ -79,7 +78,7 @@ cdef class Kernel:
         return -1
 
     def cancel(self):
-        """Hand out no more chunks; those under way are finished."""
+        """Hand out no more chunks, ever; those under way are finished."""
         quantcore_take(&self.is_cancelled, 1)
 
     @property
