@@ -138,12 +138,14 @@ def _run_in_threads(kernel: _kernels.Kernel, turn: Turn, n_threads: int) -> None
         _work_in_turns(kernel, turn)
         for ended in under_way:
             ended.wait()
+        kernel.let_go()  # a thread that ends late keeps the kernel a little longer, but not the caller's arrays
         if failures:
             raise failures[0]
     except BaseException:
         kernel.cancel()
         for ended in under_way:
             ended.wait()
+        kernel.let_go()
         raise
 
 

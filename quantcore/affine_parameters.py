@@ -149,11 +149,13 @@ def params_within(
     is_symmetric = mode is QuantMode.SYMMETRIC
     are_finite = _kernels.parameters_between(bounds, is_symmetric, *limits, scales, zero_points)
     _arrays.given_away(scales, zero_points)
-    codes = {"bits": bits, "quant_min": limits[0], "quant_max": limits[1]}
     fields: dict[str, Any] = {
         "scales": scales,
         "zero_points": zero_points,
         "granularity": granularity,
         "mode": mode,
-    } | codes
+        "bits": bits,
+        "quant_min": limits[0],
+        "quant_max": limits[1],
+    }
     return made(QuantParams, **fields) if are_finite else QuantParams(**fields)

@@ -148,7 +148,9 @@ def dequantize_4bit(
     """
     if not isinstance(q, Quantized4Bit):
         raise InvalidTypeError(f"q: expected a Quantized4Bit, got {type(q).__name__}")
-    return _decoded(q, q.scales, dtype, n_threads, out, q.scales)
+    result, element_type = _output(q, dtype, out, q.scales)
+    decode_into(q.data, q.scales, q.block_size, q.quant_type, result, element_type, n_threads)
+    return result
 
 
 def quantize_4bit_double(
@@ -277,7 +279,10 @@ def dequantize_4bit_double(
     """
     if not isinstance(q, DoubleQuantized4Bit):
         raise InvalidTypeError(f"q: expected a DoubleQuantized4Bit, got {type(q).__name__}")
-    return _decoded(q, q.decoded_scales(n_threads=n_threads), dtype, n_threads, out, q.quantized_scales, q.super_scales)
+    result, element_type = _output(q, dtype, out, q.quantized_scales, q.super_scales)
+    scales = q.decoded_scales(n_threads=n_threads)
+    decode_into(q.data, scales, q.block_size, q.quant_type, result, element_type, n_threads)
+    return result
 
 
 def from_bitsandbytes(mapping: Mapping[str, Any]) -> Quantized4Bit | DoubleQuantized4Bit:
@@ -320,18 +325,12 @@ def record_of(state: PackedState) -> Quantized4Bit | DoubleQuantized4Bit:
     )
 
 
-def _decoded(
-    q: Quantized4Bit | DoubleQuantized4Bit,
-    scales: NDArray[np.float32],
-    dtype: DTypeLike,
-    n_threads: int | None,
-    out: NDArray[Any] | None,
-    *stored_scales: NDArray[Any],
-) -> NDArray[Any]:
+def _output(
+    q: Quantized4Bit | DoubleQuantized4Bit, dtype: DTypeLike, out: NDArray[Any] | None, *scales: NDArray[Any]
+) -> tuple[NDArray[Any], int]:
+    """Where the values of a record go, which is not where its codes and scales lie, and their element type."""
     wanted, element_type = _arrays.float_dtype(dtype, "dtype")
-    result = _arrays.output(out, q.shape, wanted, q.data, *stored_scales)
-    decode_into(q.data, scales, q.block_size, q.quant_type, result, element_type, n_threads)
-    return result
+    return _arrays.output(out, q.shape, wanted, q.data, *scales), element_type
 
 
 def decode_into(

@@ -20,6 +20,7 @@ __all__ = [
 ]
 
 _INT8, _UINT8 = np.dtype(np.int8), np.dtype(np.uint8)
+_MOST_KEPT_BYTES = 1 << 22
 _SMALLEST_BITS, _LARGEST_BITS = 1, 0x7F7FFFFF  # of positive finite float32
 
 
@@ -172,7 +173,8 @@ class QuantParams:
             rows = sharing.widened(self.coding_rows)
             _arrays.given_away(rows)
             kept = (sharing.repeats, sharing.inner), rows
-            self.__dict__["_columns"] = kept
+            if rows.nbytes <= _MOST_KEPT_BYTES:  # those of many channels with some elements each outweigh the array
+                self.__dict__["_columns"] = kept
         return kept[1]
 
     def sharing(self, shape: tuple[int, ...], name: str) -> affine.Sharing:

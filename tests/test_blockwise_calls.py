@@ -188,6 +188,13 @@ def test_a_record_keeps_its_own_arrays(part):
     np.testing.assert_array_equal(dequantize_4bit(q), expected)
 
 
+@pytest.mark.parametrize("bad", [{"dtype": np.float64}, {"out": np.empty(64, np.int8)}])
+def test_where_the_result_goes_is_looked_at_before_scales_are_decoded(bad):
+    q = quantize_4bit_double(np.ones(64, F32))
+    with pytest.raises(QuantcoreError, match=f"^{next(iter(bad))}: "):
+        dequantize_4bit_double(q, n_threads=0, **bad)
+
+
 def test_decoding_takes_its_own_record():
     single, double = quantize_4bit(gaussian(64)), quantize_4bit_double(gaussian(64))
     for wrong in (double, None, single.data, {}):

@@ -1,9 +1,11 @@
 """Scales along the last axes: rows of which each column has its own, cut where they are wide and repeated if narrow."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from quantcore import QuantGranularity, QuantMode, QuantParams, quantize_with_params
+from quantcore import QuantGranularity, QuantMode, QuantParams, calibrate_per_channel, quantize_with_params
 from quantcore._arrays import floats
 from quantcore.affine import extremes, sharing_of
 from tests import reference_affine
@@ -42,3 +44,16 @@ def test_parameters_are_right_for_each_of_several_shapes(rng):
         values = rng.standard_normal(shape).astype(F32)
         expected = reference_affine.quantize(values, reference_affine.parts_of(shape, 1), affine)
         np.testing.assert_array_equal(quantize_with_params(values, params), expected)
+
+
+def test_parameters_keep_less_than_the_array():
+    """Widened for channels of 16 elements each, they are five times as large as the values."""
+    values = np.ones((1 << 16, 16), F32)
+    params = calibrate_per_channel(values)
+    tracemalloc.start()
+    try:
+        quantize_with_params(values, params)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < values.nbytes

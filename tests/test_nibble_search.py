@@ -10,7 +10,7 @@ import pytest
 
 from quantcore import _kernels, quantize_4bit, quantize_4bit_double
 from tests import reference_blockwise as reference
-from tests.test_isa import python
+from tests.levels import python
 
 F32 = np.float32
 BLOCK_SIZE = 64

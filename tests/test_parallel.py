@@ -160,6 +160,27 @@ def test_kernels_release_the_gil():
     assert decoded[-4:].view(np.float32) == pytest.approx(1, rel=1e-3)
 
 
+def test_arrays_are_let_go_at_once():
+    """A thread that is about to end holds nothing of the caller's, which may be resized, unmapped or freed."""
+    for _ in range(50):  # without letting go, it is held after most calls
+        memory = bytearray(ROWS.nbytes)
+        data = quantize(np.frombuffer(memory, np.float32), "Q8_0", n_threads=2)
+        memory.append(0)
+        data.resize(0)
+
+
+def test_a_kernel_holds_as_many_arrays_as_it_has_room_for():
+    data = np.zeros(34, np.uint8)
+    kernel = _kernels.QuantizeBlocks(8, np.zeros(32, np.float32), 0, data)
+    with pytest.raises(RuntimeError, match="second time"):
+        for _ in range(9):
+            kernel.__init__(8, np.zeros(32, np.float32), 0, data)
+    kernel.let_go()
+    kernel.hand_out(1, 1)
+    kernel.run(1)  # nothing: there are no arrays any more
+    data.resize(0)
+
+
 def available_memory() -> int:
     """Bytes that a process could get, as Linux tells it; 0 where it does not."""
     try:

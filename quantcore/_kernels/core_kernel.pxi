@@ -19,13 +19,23 @@ cdef class Kernel:
     cdef bint goes_on
 
     def __dealloc__(self):
-        cdef int i
-        for i in range(self.n_arrays):
-            PyBuffer_Release(&self.arrays[i])
+        self.release()
+
+    cdef void release(self):
+        while self.n_arrays:
+            self.n_arrays -= 1
+            PyBuffer_Release(&self.arrays[self.n_arrays])
+
+    def let_go(self):
+        """Hold the arrays no longer, when no thread works any more: one that is about to end may keep this object."""
+        self.cancel()
+        self.release()
 
     cdef uint8_t* hold(self, object array, int itemsize, int flags) except? NULL:
         """Keep a C-contiguous array, of that itemsize unless it is 0, for as long as this object lives."""
         cdef Py_buffer* view = &self.arrays[self.n_arrays]
+        if self.n_arrays == MOST_ARRAYS:
+            raise RuntimeError("a kernel cannot be made a second time")
         PyObject_GetBuffer(array, view, flags)
         self.n_arrays += 1
         if itemsize and view.itemsize != itemsize:
@@ -52,7 +62,6 @@ cdef class Kernel:
         self.size = size
         self.position = 0
         self.lowest_bad = INT64_MAX
-        self.is_cancelled = 0
 
     def hand_out(self, int64_t total, int64_t size, bint goes_on=False):
         """Begin: items 0 to total, in chunks of that size."""
@@ -78,7 +87,7 @@ cdef class Kernel:
         return -1
 
     def cancel(self):
-        """Hand out no more chunks; those under way are finished."""
+        """Hand out no more chunks, ever; those under way are finished."""
         quantcore_take(&self.is_cancelled, 1)
 
     @property

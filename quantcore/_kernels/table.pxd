@@ -19,7 +19,7 @@ cdef enum:
     N_FORMATS = 5
 
 # 4-bit codes in blocks of block_size elements (blockwise.pxd), the last one may be short. `values` and `data` begin
-# with a block; `tree` is the search tree of the code's midpoints (nibbles.h), `table` its 16 values.
+# with a block; `tree` is the search tree of the code's midpoints (codebooks.py), `table` its 16 values.
 # quantize_linear: uint8 scales in super-blocks, codes fitted to them.
 ctypedef int64_t (*NibblesQuantize)(
     const uint8_t* values, int dtype, int64_t n, int block_size, int quant_type, const float* tree, float* scales,

@@ -1,7 +1,7 @@
 # walks.pxd: the ways through an array whose elements share scales, for any kernel that works element by element.
 # Groups are runs that share a scale: they lie in rows of `cols` elements, each row beginning a group; the last one of a
 # row may be short. Columns: rows of `width` elements of which each column has a scale.
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t
 
 from quantcore._kernels.floats cimport TILE
 from quantcore._kernels.table cimport GroupLayout
