@@ -80,7 +80,7 @@ def quantize(
 def quantize_blocks(
     source: _arrays.Floats, fmt: GGMLType, out: NDArray[np.uint8], n_threads: int | None, name: str = "values"
 ) -> None:
-    """Quantize a flat run of elements; a last block that is not full is filled up with zeros, and `out` is flat then."""
+    """Quantize a flat run of elements; a last block that is not full is filled up with zeros (`out` is flat then)."""
     type_id, block_size, element_type = fmt.id, fmt.block_size, source.element_type
     block_bytes = block_size * source.itemsize
     n_whole, n_tail = divmod(source.raw.nbytes, block_bytes)
