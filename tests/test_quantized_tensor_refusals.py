@@ -1,4 +1,4 @@
-"""Affine codes: values, parameters and arrays that are refused, and arrays of nothing."""
+"""Affine codes: what is refused (of values, by fake quantization too), and arrays of nothing."""
 
 import re
 
@@ -14,6 +14,8 @@ from quantcore import (
     calibrate_per_tensor,
     dequantize_tensor,
     dequantize_with_params,
+    fake_quantize_backward,
+    fake_quantize_with_params,
     quantize_tensor,
     quantize_with_params,
 )
@@ -31,10 +33,21 @@ from tests.affine_cases import (
 
 # What is refused
 
+every_call = pytest.mark.parametrize(
+    "call",
+    [
+        quantize_with_params,
+        fake_quantize_with_params,
+        lambda values, params, **options: fake_quantize_backward(np.ones_like(values), values, params, **options),
+    ],
+    ids=["quantize", "fake_quantize", "fake_quantize_backward"],
+)
 
+
+@every_call
 @every_threaded
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_first_value_that_is_not_finite_is_named(shape, granularity, bad, rng):
+def test_first_value_that_is_not_finite_is_named(shape, granularity, bad, call, rng):
     values = np.ones(shape, F32)
     params = any_params(rng, shape, granularity)
     flat = values.reshape(-1)
@@ -43,19 +56,20 @@ def test_first_value_that_is_not_finite_is_named(shape, granularity, bad, rng):
     flat[rng.integers(first, flat.size, 5)] = bad
     for n_threads in (1, 2, 8):
         with pytest.raises(InvalidValueError, match=rf"^values: must be finite, got {bad} at flat index {first}$"):
-            quantize_with_params(values, params, n_threads=n_threads)
+            call(values, params, n_threads=n_threads)
 
 
+@every_call
 @pytest.mark.parametrize("dtype", INPUT_DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(70,), (35, 2), (2, 35)], ids=str)
-def test_every_place_is_looked_at(shape, dtype, rng):
+def test_every_place_is_looked_at(shape, dtype, call, rng):
     for granularity in (TENSOR, CHANNEL(0), CHANNEL(-1), GROUP(7)):
         params = any_params(rng, shape, granularity)
         for where in range(int(np.prod(shape))):
             values = np.ones(shape, dtype)
             values.reshape(-1)[where] = rng.choice([np.nan, -np.nan, np.inf, -np.inf])
             with pytest.raises(InvalidValueError, match=rf"^values: must be finite, .* at flat index {where}$"):
-                quantize_with_params(values, params)
+                call(values, params)
 
 
 def test_float64_beyond_float32_is_named(rng):

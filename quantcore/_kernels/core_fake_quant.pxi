@@ -14,7 +14,7 @@ cdef class FakeQuantize(Kernel):
 
     cdef int take_arrays(
         self, int work, int64_t first, object values, int dtype, object grads, int grad_dtype, object out,
-        int out_dtype, object parameters,
+        int out_dtype, object parameters, object sums,
     ) except -1:
         self.job.work, self.job.rows = work, rows_of(self, parameters)
         self.job.values, self.job.dtype = self.read(values) + first * size_of(dtype), dtype
@@ -23,6 +23,9 @@ cdef class FakeQuantize(Kernel):
             self.job.grads = self.read(grads) + first * size_of(grad_dtype)
         self.job.out, self.job.out_dtype = self.write(out) + first * size_of(out_dtype), out_dtype
         self.job.scale_sums = self.job.outside_sums = NULL
+        if sums is not None:
+            self.job.scale_sums = <double*> self.write(sums, 8)
+            self.job.outside_sums = self.job.scale_sums + self.n_held() // 2
         return 0
 
 
@@ -38,11 +41,8 @@ cdef class FakeQuantizeGroups(FakeQuantize):
         self, int work, object values, int dtype, object grads, int grad_dtype, object out, int out_dtype,
         object parameters, object sums, tuple layout,
     ):
-        self.take_arrays(work, 0, values, dtype, grads, grad_dtype, out, out_dtype, parameters)
+        self.take_arrays(work, 0, values, dtype, grads, grad_dtype, out, out_dtype, parameters, sums)
         self.job.in_columns, self.layout = False, layout_of(layout)
-        if sums is not None:
-            self.job.scale_sums = <double*> self.write(sums, 8)
-            self.job.outside_sums = self.job.scale_sums + self.n_held() // 2
 
     cdef int64_t work(self, int64_t first, int64_t n) noexcept nogil:
         return TABLE.fake_quant_groups(&self.job, &self.layout, first, n)
@@ -60,11 +60,8 @@ cdef class FakeQuantizeColumns(FakeQuantize):
         self, int work, int64_t first, int64_t width, object values, int dtype, object grads, int grad_dtype,
         object out, int out_dtype, object parameters, object sums,
     ):
-        self.take_arrays(work, first, values, dtype, grads, grad_dtype, out, out_dtype, parameters)
+        self.take_arrays(work, first, values, dtype, grads, grad_dtype, out, out_dtype, parameters, sums)
         self.job.in_columns, self.width = True, width
-        if sums is not None:
-            self.job.scale_sums = <double*> self.write(sums, 8)
-            self.job.outside_sums = self.job.scale_sums + self.n_held() // 2
 
     cdef int64_t work(self, int64_t first, int64_t n) noexcept nogil:
         cdef FakeQuantJob job = self.job
