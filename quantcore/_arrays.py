@@ -30,6 +30,8 @@ _U16 = np.dtype(np.uint16)
 _MOST_ELEMENTS = (1 << 60) - 1  # of 8 bytes, numpy can still count them
 _MOST_DIMENSIONS = 64
 F32_MAX = float(np.finfo(np.float32).max)
+F32_MAX_BITS = 0x7F7FFFFF
+"""Of its bits; those of positive finite float32 are the integers from 1 on."""
 
 
 @dataclass(slots=True)

@@ -85,8 +85,7 @@ def run(
     `turn` is what each thread calls if it is not `kernel.run` itself. Returns the first item that the kernel could not
     take, or -1; those behind it are only done if `goes_on`.
     """
-    if n_threads is not None:
-        integer(n_threads, "n_threads", 1)
+    check_threads(n_threads)
     n_bytes, size = n_items * item_bytes, chunk_items(item_bytes, unit)
     if n_bytes <= INLINE_BYTES and turn is None:
         return kernel.run_whole(n_items, size, goes_on)

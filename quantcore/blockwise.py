@@ -109,7 +109,9 @@ def quantize_into(
 ) -> None:
     """Quantize a flat run of elements that begins with a block."""
     bad = _parallel.run(
-        _kernels.QuantizeNibbles(source.raw, source.element_type, block_size, codebook.id, codebook.tree, scales, data),
+        _kernels.QuantizeNibbles(
+            source.raw, source.element_type, block_size, codebook.id, codebook.midpoints, scales, data
+        ),
         source.size,
         source.itemsize,
         n_threads,
@@ -235,7 +237,7 @@ def _quantized_linear(
             source.element_type,
             block_size,
             codebook.id,
-            codebook.tree,
+            codebook.midpoints,
             super_block_size,
             scales,
             super_scales,

@@ -19,7 +19,6 @@ __all__ = ["DoubleQuantized4Bit", "Quantized4Bit"]
 
 _F32 = np.dtype(np.float32)
 _U8 = np.dtype(np.uint8)
-_INFINITE_BITS = 0x7F800000
 
 
 class _FourBit(ABC):
@@ -242,11 +241,11 @@ def read_only(array: Any, name: str, size: int, dtype: np.dtype[Any]) -> NDArray
         raise InvalidTypeError(f"{name}: expected dtype {dtype}, got {array.dtype}")
     if array.size != size:
         raise InvalidValueError(f"{name}: expected {size} elements for this shape and block size, got {array.size}")
-    # Seen as integers, all that is negative, infinite or NaN is above; so is -0, which is looked at again.
-    if dtype is _F32 and size and np.maximum.reduce(array.view(np.uint32), None) >= _INFINITE_BITS:
-        bad = np.flatnonzero(~(np.isfinite(array) & (array >= 0)))
-        if bad.size:
-            found = f"{array.reshape(-1)[bad[0]]} at index {bad[0]}"
-            raise InvalidValueError(f"{name}: must be finite and >= 0, got {found}")
     kept = _arrays.frozen(array)
+    # Seen as integers, what is negative is below 0; so is -0, which is looked at again.
+    if dtype is _F32 and not _kernels.are_within(kept, 0, _arrays.F32_MAX_BITS):
+        bad = np.flatnonzero(~(np.isfinite(kept) & (kept >= 0)))
+        if bad.size:
+            found = f"{kept.reshape(-1)[bad[0]]} at index {bad[0]}"
+            raise InvalidValueError(f"{name}: must be finite and >= 0, got {found}")
     return kept if kept.ndim == 1 else kept.reshape(-1)

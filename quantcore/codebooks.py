@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from quantcore import _arrays
 
-__all__ = ["CODEBOOKS", "Codebook", "check_block_size", "dynamic_cells", "dynamic_map", "midpoint_tree"]
+__all__ = ["CODEBOOKS", "Codebook", "check_block_size", "dynamic_cells", "dynamic_map"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,22 +25,16 @@ class Codebook:
     table: NDArray[np.float32]
 
     @cached_property
-    def tree(self) -> NDArray[np.float32]:
-        """The search tree of the midpoints between neighbouring values."""
-        tree = midpoint_tree(np.sort(self.table))
-        tree.setflags(write=False)
-        return tree
+    def midpoints(self) -> NDArray[np.float32]:
+        """Those between neighbouring values, ascending."""
+        midpoints = _midpoints(np.sort(self.table))
+        midpoints.setflags(write=False)
+        return midpoints
 
 
-def midpoint_tree(sorted_values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The midpoints of 2**k sorted values as a binary tree: node i has its children at 2i and 2i + 1, 0 is unused."""
-    midpoints = (sorted_values[:-1] + sorted_values[1:]) / np.float32(2)
-    tree = np.zeros(len(sorted_values), np.float32)
-    for node in range(1, len(tree)):
-        level = node.bit_length() - 1
-        step = len(tree) >> level
-        tree[node] = midpoints[(node - (1 << level)) * step + step // 2 - 1]
-    return tree
+def _midpoints(ascending: NDArray[np.float32]) -> NDArray[np.float32]:
+    middles: NDArray[np.float32] = (ascending[:-1] + ascending[1:]) / np.float32(2)
+    return middles
 
 
 @cache
@@ -71,8 +65,7 @@ def dynamic_cells() -> NDArray[np.int32]:
     The floats from -1 to 1 but those below 2**-22 are numbered in their order, and 2**17 in succession are a cell.
     """
     lowest, highest, cell = 0x34800000, 0x3F800000, 1 << 17
-    ascending = dynamic_map()
-    bits = ((ascending[:-1] + ascending[1:]) / np.float32(2)).view(np.int32)
+    bits = _midpoints(dynamic_map()).view(np.int32)
     midpoints = ((bits & 0x7FFFFFFF) - lowest) ^ (bits >> 31)
     n_cells = (highest - lowest) // cell + 1  # of each sign
     first_places = np.arange(-n_cells, n_cells) * cell

@@ -21,7 +21,6 @@ __all__ = [
 
 _INT8, _UINT8 = np.dtype(np.int8), np.dtype(np.uint8)
 _MOST_KEPT_BYTES = 1 << 22
-_SMALLEST_BITS, _LARGEST_BITS = 1, 0x7F7FFFFF  # of positive finite float32
 
 
 class QuantMode(Enum):
@@ -132,7 +131,7 @@ class QuantParams:
             raise InvalidValueError(
                 f"scales, zero_points: expected as many of each, got {scales.size} and {zero_points.size}"
             )
-        if not _kernels.are_within(scales, _SMALLEST_BITS, _LARGEST_BITS):
+        if not _kernels.are_within(scales, 1, _arrays.F32_MAX_BITS):
             bad = np.flatnonzero(~((scales > 0) & np.isfinite(scales)))[0]
             raise InvalidValueError(f"scales: must be positive and finite, got {scales[bad]} at index {bad}")
         low, high = (self.quant_min, self.quant_max) if self.mode is QuantMode.ASYMMETRIC else (0, 0)

@@ -44,6 +44,13 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     return np.random.default_rng([SEED, zlib.crc32(request.node.name.encode())])
 
 
+@pytest.fixture(scope="module")
+def expected_digests(request: pytest.FixtureRequest) -> dict[str, int]:
+    """What the level of this process computes; other tests of the module compare that with the definitions."""
+    digests: dict[str, int] = request.module.digests(SEED)
+    return digests
+
+
 @pytest.fixture(scope="session")
 def torch() -> ModuleType:
     return pytest.importorskip("torch")

@@ -306,11 +306,6 @@ def digests(seed: int) -> dict[str, int]:
     return results
 
 
-@pytest.fixture(scope="module")
-def expected_digests() -> dict[str, int]:
-    return digests(SEED)
-
-
 @every_other_level
 def test_every_level_gives_the_same(level, expected_digests):
     assert differences(at_level(level, digests, SEED), expected_digests) == set(), f"QUANTCORE_TEST_SEED={SEED}"

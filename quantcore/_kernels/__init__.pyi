@@ -40,7 +40,7 @@ class QuantizeNibbles(Kernel):
         dtype: int,
         block_size: int,
         quant_type: int,
-        tree: _Floats,
+        midpoints: _Floats,
         scales: _Floats,
         out: NDArray[np.uint8],
     ) -> None: ...
@@ -52,7 +52,7 @@ class QuantizeNibblesLinear(Kernel):
         dtype: int,
         block_size: int,
         quant_type: int,
-        tree: _Floats,
+        midpoints: _Floats,
         super_block_size: int,
         scales: NDArray[np.uint8],
         super_scales: _Floats,

@@ -10,7 +10,7 @@ from quantcore._kernels.memory cimport prefetch_run
 cdef extern from "nibble_search.h":
     ctypedef struct quantcore_search:
         pass
-    quantcore_search quantcore_search_of(const float* tree, int is_fp4) noexcept nogil
+    quantcore_search quantcore_search_of(const float* midpoints, int is_fp4) noexcept nogil
     void quantcore_search32(
         const float* x, float inverse, const quantcore_search* search, int is_fp4, uint8_t* out
     ) noexcept nogil

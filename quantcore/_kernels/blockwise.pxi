@@ -67,11 +67,11 @@ cdef inline int64_t scales_of_tile(
 
 
 cdef int64_t nibbles_quantize(
-    const uint8_t* values, int dtype, int64_t n, int block_size, int quant_type, const float* tree, float* scales,
+    const uint8_t* values, int dtype, int64_t n, int block_size, int quant_type, const float* midpoints, float* scales,
     uint8_t* out,
 ) noexcept nogil:
     cdef float staged[NIBBLE_TILE]
-    cdef quantcore_search search = quantcore_search_of(tree, quant_type == FP4)
+    cdef quantcore_search search = quantcore_search_of(midpoints, quant_type == FP4)
     cdef const float* x
     cdef float* tile_scales
     cdef int64_t start = 0, count, bad
@@ -105,12 +105,12 @@ cdef inline float super_block_codes(float* scales, int64_t n, uint8_t* codes) no
 
 
 cdef int64_t nibbles_quantize_linear(
-    const uint8_t* values, int dtype, int64_t n, int block_size, int quant_type, const float* tree,
+    const uint8_t* values, int dtype, int64_t n, int block_size, int quant_type, const float* midpoints,
     int super_block_size, uint8_t* scales, float* super_scales, uint8_t* out,
 ) noexcept nogil:
     cdef float staged[NIBBLE_TILE]
     cdef float decoded[MOST_BLOCKS]
-    cdef quantcore_search search = quantcore_search_of(tree, quant_type == FP4)
+    cdef quantcore_search search = quantcore_search_of(midpoints, quant_type == FP4)
     cdef int64_t first = 0, start, stop, count, tile, bad, k = 0
     while first < n:
         stop = min(n, first + <int64_t> block_size * super_block_size)

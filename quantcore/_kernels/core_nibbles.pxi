@@ -5,17 +5,17 @@ cdef class QuantizeNibbles(Kernel):
     """4-bit codes and the float32 scales of their blocks."""
 
     cdef const uint8_t* values
-    cdef const float* tree
+    cdef const float* midpoints
     cdef float* scales
     cdef uint8_t* out
     cdef int dtype, block_size, quant_type
 
     def __init__(
-        self, object values, int dtype, int block_size, int quant_type, object tree, object scales, object out
+        self, object values, int dtype, int block_size, int quant_type, object midpoints, object scales, object out
     ):
         self.values, self.dtype = self.read(values), dtype
         self.block_size, self.quant_type = block_size, quant_type
-        self.tree = <const float*> self.read(tree, 4)
+        self.midpoints = <const float*> self.read(midpoints, 4)
         self.scales = <float*> self.write(scales, 4)
         self.out = self.write(out)
 
@@ -23,8 +23,8 @@ cdef class QuantizeNibbles(Kernel):
         return counted_from(
             first,
             TABLE.nibbles_quantize(
-                self.values + first * size_of(self.dtype), self.dtype, n, self.block_size, self.quant_type, self.tree,
-                self.scales + first // self.block_size, self.out + first // 2,
+                self.values + first * size_of(self.dtype), self.dtype, n, self.block_size, self.quant_type,
+                self.midpoints, self.scales + first // self.block_size, self.out + first // 2,
             ),
         )
 
@@ -33,19 +33,19 @@ cdef class QuantizeNibblesLinear(Kernel):
     """4-bit codes, fitted to uint8 scales in super-blocks."""
 
     cdef const uint8_t* values
-    cdef const float* tree
+    cdef const float* midpoints
     cdef uint8_t* scales
     cdef float* super_scales
     cdef uint8_t* out
     cdef int dtype, block_size, quant_type, super_block_size
 
     def __init__(
-        self, object values, int dtype, int block_size, int quant_type, object tree, int super_block_size,
+        self, object values, int dtype, int block_size, int quant_type, object midpoints, int super_block_size,
         object scales, object super_scales, object out,
     ):
         self.values, self.dtype = self.read(values), dtype
         self.block_size, self.quant_type, self.super_block_size = block_size, quant_type, super_block_size
-        self.tree = <const float*> self.read(tree, 4)
+        self.midpoints = <const float*> self.read(midpoints, 4)
         self.scales = self.write(scales, 1)
         self.super_scales = <float*> self.write(super_scales, 4)
         self.out = self.write(out)
@@ -55,9 +55,9 @@ cdef class QuantizeNibblesLinear(Kernel):
         return counted_from(
             first,
             TABLE.nibbles_quantize_linear(
-                self.values + first * size_of(self.dtype), self.dtype, n, self.block_size, self.quant_type, self.tree,
-                self.super_block_size, self.scales + block, self.super_scales + block // self.super_block_size,
-                self.out + first // 2,
+                self.values + first * size_of(self.dtype), self.dtype, n, self.block_size, self.quant_type,
+                self.midpoints, self.super_block_size, self.scales + block,
+                self.super_scales + block // self.super_block_size, self.out + first // 2,
             ),
         )
 

@@ -23,12 +23,11 @@ static const uint8_t QUANTCORE_FP4_CODES[16] = {11, 10, 13, 12, 15, 14, 9, 0, 8,
 
 #if defined(__SSSE3__)
 
-/* The midpoints of the search tree in ascending order, without the 0 of FP4; returns how many they are. */
-static inline int quantcore_sorted_midpoints(const float *tree, int is_fp4, float *midpoints) {
+/* The 15 midpoints without the 0 of FP4; returns how many they are. */
+static inline int quantcore_searched(const float *midpoints, int is_fp4, float *searched) {
     int n = 0;
-    for (int k = 1; k < 16; k++)
-        /* The tree in order: k = odd * 2**j is on the level j above the lowest. */
-        if (!is_fp4 || k != 8) midpoints[n++] = tree[(16 + k) / (2 * (k & -k))];
+    for (int k = 0; k < 15; k++)
+        if (!is_fp4 || k != 7) searched[n++] = midpoints[k];
     return n;
 }
 
@@ -45,15 +44,15 @@ typedef struct {
     __m512i codes[2], second_codes[2];
 } quantcore_search;
 
-static inline quantcore_search quantcore_search_of(const float *tree, int is_fp4) {
+static inline quantcore_search quantcore_search_of(const float *midpoints, int is_fp4) {
     quantcore_search search;
-    float sorted[15], midpoints[32];
+    float searched[15], of_cells[32];
     int32_t codes[32];
-    int n = quantcore_sorted_midpoints(tree, is_fp4, sorted), next = 0;
+    int n = quantcore_searched(midpoints, is_fp4, searched), next = 0;
     for (int cell = -12; cell < 20; cell++) {
         int i = cell & 31, is_shared = cell >= 12;
-        int has_midpoint = !is_shared && next < n && floorf(13 * sorted[next]) == (float)cell;
-        midpoints[i] = has_midpoint ? sorted[next] : 0;
+        int has_midpoint = !is_shared && next < n && floorf(13 * searched[next]) == (float)cell;
+        of_cells[i] = has_midpoint ? searched[next] : 0;
         /* Of FP4's values in order, 7 is below 0 and 8 above. */
         int below = is_shared ? 0 : next + (is_fp4 && cell >= 0), above = is_shared ? 15 : below + has_midpoint;
         if (is_fp4) below = QUANTCORE_FP4_CODES[below], above = QUANTCORE_FP4_CODES[above];
@@ -61,7 +60,7 @@ static inline quantcore_search quantcore_search_of(const float *tree, int is_fp4
         next += has_midpoint;
     }
     for (int half = 0; half < 2; half++) {
-        search.midpoints[half] = _mm512_loadu_ps(midpoints + 16 * half);
+        search.midpoints[half] = _mm512_loadu_ps(of_cells + 16 * half);
         search.codes[half] = _mm512_loadu_si512(codes + 16 * half);
         search.second_codes[half] = _mm512_slli_epi32(search.codes[half], 8);
     }
@@ -123,19 +122,19 @@ static inline quantcore_bytes quantcore_table(const uint8_t *bytes) {
 #endif
 }
 
-static inline quantcore_search quantcore_search_of(const float *tree, int is_fp4) {
+static inline quantcore_search quantcore_search_of(const float *midpoints, int is_fp4) {
     quantcore_search search;
-    float sorted[16] = {0};
+    float searched[16] = {0};
     uint8_t below[32], keys[2][16], bytes[4][16];
-    int n = quantcore_sorted_midpoints(tree, is_fp4, sorted), next = 0;
+    int n = quantcore_searched(midpoints, is_fp4, searched), next = 0;
     for (int cell = -16; cell < 16; cell++) {
         below[cell & 31] = (uint8_t)next;
-        next += next < n - 1 && floorf(16 * sorted[next]) == (float)cell;
+        next += next < n - 1 && floorf(16 * searched[next]) == (float)cell;
     }
     for (int i = 0; i < 16; i++) {
-        int32_t key = _mm_cvtss_si32(_mm_set_ss(32768 * sorted[i]));
+        int32_t key = _mm_cvtss_si32(_mm_set_ss(32768 * searched[i]));
         for (int j = 0; j < 2; j++) keys[j][i] = (uint8_t)(key >> 8 * j);
-        for (int j = 0; j < 4; j++) bytes[j][i] = ((const uint8_t *)(sorted + i))[j];
+        for (int j = 0; j < 4; j++) bytes[j][i] = ((const uint8_t *)(searched + i))[j];
     }
     for (int i = 0; i < 2; i++) search.below[i] = quantcore_table(below + 16 * i);
     for (int i = 0; i < 2; i++) search.keys[i] = quantcore_table(keys[i]);
@@ -220,25 +219,25 @@ static inline void quantcore_search32(
 #else
 
 typedef struct {
-    const float *tree;
+    const float *midpoints;
 } quantcore_search;
 
-static inline quantcore_search quantcore_search_of(const float *tree, int is_fp4) {
+static inline quantcore_search quantcore_search_of(const float *midpoints, int is_fp4) {
     (void)is_fp4;
-    return (quantcore_search){tree};
+    return (quantcore_search){midpoints};
 }
 
 /* Without look-ups in registers, midpoints below the value are counted, by a loop that vectorises anywhere. */
 static inline void quantcore_search32(
     const float *x, float inverse, const quantcore_search *search, int is_fp4, uint8_t *out) {
-    const float *tree = search->tree;
+    const float *m = search->midpoints;
     int32_t codes[32];
     for (int j = 0; j < 32; j++) {
         float v = x[j] * inverse;
         int32_t q = 0;
-        q += (v > tree[1]) + (v > tree[2]) + (v > tree[3]) + (v > tree[4]) + (v > tree[5]);
-        q += (v > tree[6]) + (v > tree[7]) + (v > tree[8]) + (v > tree[9]) + (v > tree[10]);
-        q += (v > tree[11]) + (v > tree[12]) + (v > tree[13]) + (v > tree[14]) + (v > tree[15]);
+        q += (v > m[0]) + (v > m[1]) + (v > m[2]) + (v > m[3]) + (v > m[4]);
+        q += (v > m[5]) + (v > m[6]) + (v > m[7]) + (v > m[8]) + (v > m[9]);
+        q += (v > m[10]) + (v > m[11]) + (v > m[12]) + (v > m[13]) + (v > m[14]);
         codes[j] = q;
     }
     if (is_fp4)

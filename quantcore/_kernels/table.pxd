@@ -19,14 +19,14 @@ cdef enum:
     N_FORMATS = 5
 
 # 4-bit codes in blocks of block_size elements (blockwise.pxd), the last one may be short. `values` and `data` begin
-# with a block; `tree` is the search tree of the code's midpoints (codebooks.py), `table` its 16 values.
+# with a block; `midpoints` are those between the code's values, ascending (codebooks.py), `table` its 16 values.
 # quantize_linear: uint8 scales in super-blocks, codes fitted to them.
 ctypedef int64_t (*NibblesQuantize)(
-    const uint8_t* values, int dtype, int64_t n, int block_size, int quant_type, const float* tree, float* scales,
+    const uint8_t* values, int dtype, int64_t n, int block_size, int quant_type, const float* midpoints, float* scales,
     uint8_t* out,
 ) noexcept nogil
 ctypedef int64_t (*NibblesQuantizeLinear)(
-    const uint8_t* values, int dtype, int64_t n, int block_size, int quant_type, const float* tree,
+    const uint8_t* values, int dtype, int64_t n, int block_size, int quant_type, const float* midpoints,
     int super_block_size, uint8_t* scales, float* super_scales, uint8_t* out,
 ) noexcept nogil
 ctypedef void (*NibblesDequantize)(
