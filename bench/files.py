@@ -1,9 +1,10 @@
 """Whole files beside llama.cpp and the disk: `python -m bench.files [--gigabytes 2] [--rounds 5] [--folder DIR]`.
 
 Random llama models are quantized by our command line and by cyllama's `llama_model_quantize`, which is llama-quantize
-itself, each in a process of its own, one after the other in every round. What no program can go below is `cat IN` and
-writing as many bytes as OUT has, until they are on the disk, which ours waits for and llama.cpp does not. Comparing has
-`cat` of both files beside it. Times are those of whole processes, Python's start included; medians over the rounds.
+itself, each in a process of its own, one after the other in every round. The lower limit for any program is `cat IN`
+plus writing as many bytes as OUT has until they are on the disk, for which ours waits and llama.cpp does not. Comparing
+is measured beside `cat` of both files. Times are those of whole processes, Python's start included; medians over the
+rounds.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from tests import llama_client
+from tests.support import llama_client
 
 HEAD = (
     "| work | threads | IN, OUT (MB) | seconds | peak MB | cyllama: seconds, peak MB | ratio | bare seconds | ratio |\n"

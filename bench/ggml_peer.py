@@ -7,19 +7,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.roofline import in_threads
-from tests import ggml
+from tests.support import ggml
 
 ROW = 4096
 
 
-def quantize(values: NDArray[np.float32], type_id: int, out: NDArray[np.uint8], n_threads: int) -> Callable[[], None]:
-    """`ggml_quantize_chunk` over all rows."""
+def quantize(
+    values: NDArray[np.float32],
+    type_id: int,
+    out: NDArray[np.uint8],
+    n_threads: int,
+    weights: NDArray[np.float32] | None = None,
+) -> Callable[[], None]:
+    """`ggml_quantize_chunk` over all rows, with weights of columns if given."""
     chunk = ggml.library().ggml_quantize_chunk
+    ggml.library().ggml_quantize_init(type_id)
     rows = values.size // ROW
 
     def part(i: int) -> None:
         first, last = rows * i // n_threads, rows * (i + 1) // n_threads
-        chunk(type_id, values.ctypes.data, out.ctypes.data, first * ROW, last - first, ROW, None)
+        importance = None if weights is None else weights.ctypes.data
+        chunk(type_id, values.ctypes.data, out.ctypes.data, first * ROW, last - first, ROW, importance)
 
     return lambda: in_threads(part, n_threads)
 

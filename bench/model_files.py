@@ -5,13 +5,13 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from tests.models import add_llama_parameters
+from tests.support.models import add_llama_parameters
 
 WIDTH = 4096
 
 
 def write_model(path: Path, type_name: str, n_bytes: float) -> None:
-    """Write about `n_bytes` of square matrices of a type under the header of a llama, as its quantizer wants it."""
+    """Write about `n_bytes` of square matrices of a type under the header of a llama, as its quantizer needs it."""
     qtype = gguf.GGMLQuantizationType[type_name]
     matrix = np.random.default_rng(0).standard_normal((WIDTH, WIDTH), dtype=np.float32)
     size = gguf.quants.quantize(matrix, qtype).nbytes

@@ -64,7 +64,7 @@ def _call(operator: str, source: np.ndarray, params: QuantParams, out: np.ndarra
 
 
 def quantize_4bit(values: np.ndarray, block_size: int, quant_type: str = "int4") -> Call:
-    """How the weights of a MatMulNBits (int4) or a MatMulBnb4 (nf4, fp4) are made. Its threads cannot be chosen.
+    """The packing of the weights of a MatMulNBits (int4) or a MatMulBnb4 (nf4, fp4). Its threads are not configurable.
 
     The values are taken for a matrix of 4096 rows. A block of int4 is a part of a column, as in the operator's weights;
     of nf4 and fp4, a part of the flattened matrix.

@@ -4,11 +4,12 @@ import os
 import platform
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 import numpy as np
+
+from quantcore._base.machine import cpu_name
 
 
 def in_threads(work: Callable[[int], object], n_threads: int) -> None:
@@ -35,7 +36,7 @@ def seconds(call: Callable[[], object], repeats: int = 5) -> float:
 
 
 def bandwidth(n_threads: int, n_bytes: int = 1 << 28, repeats: int = 5) -> float:
-    """Bytes a second of the best of read, copy and fill with this many threads."""
+    """Bytes per second of the best of read, copy and fill with this many threads."""
     source = np.ones(n_bytes // 8, np.uint64)
     target = np.zeros_like(source)
     parts = [slice(len(source) * i // n_threads, len(source) * (i + 1) // n_threads) for i in range(n_threads)]
@@ -49,8 +50,5 @@ def bandwidth(n_threads: int, n_bytes: int = 1 << 28, repeats: int = 5) -> float
 
 def machine() -> str:
     """The CPU and the roofline, without a date."""
-    names = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
     speeds = ", ".join(f"{bandwidth(n) / 1e9:.0f} GB/s with {n} thread{'s' * (n > 1)}" for n in (1, 2))
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} CPUs, {speeds}; {platform.system()}"
+    return f"{cpu_name()}, {os.cpu_count()} CPUs, {speeds}; {platform.system()}"

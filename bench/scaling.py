@@ -1,7 +1,7 @@
-"""Cost of an element from 10^5 to 10^8 of them, and of more threads: `python -m bench.scaling [--powers 5 6 7 8 9]`.
+"""Time per element for 10^5 to 10^8 elements, and the gain by threads: `python -m bench.scaling [--powers 5 6 7 8 9]`.
 
-Works with `out=` write to memory that is there already. The last rows are NumPy's copy shared out to as many threads:
-where that gets no faster, memory is the limit.
+Works with `out=` write to existing memory. The last rows are NumPy's copy, shared among as many threads: where that
+gets no faster, memory is the limit.
 """
 
 import argparse
@@ -102,7 +102,7 @@ def main() -> None:
     sizes = [10**power for power in options.powers]
     values = np.random.default_rng(0).standard_normal(max(sizes), dtype=np.float32)
     text = (
-        f"{machine()}; {quantcore.isa()}; nanoseconds an element, medians of {options.rounds} interleaved rounds.\n\n"
+        f"{machine()}; {quantcore.isa()}; nanoseconds per element, medians of {options.rounds} interleaved rounds.\n\n"
     )
     columns = ["work", "threads", *(f"10^{power}" for power in options.powers)]
     head = f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"

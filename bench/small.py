@@ -1,7 +1,7 @@
-"""What a call costs besides its kernel: `python -m bench.small [--suites NAMES] [--output FILE]`.
+"""The overhead of a call besides its kernel: `python -m bench.small [--suites NAMES] [--output FILE]`.
 
-Every float32 work of bench/ on 4096 elements with one thread. "kernel" are the kernels that the call runs, run again on
-the same arrays without what stands around them.
+Every float32 work of bench/ on 4096 elements with one thread. "kernel" is the time of the kernels that the call runs,
+measured on the same arrays without the code around them.
 """
 
 import argparse
@@ -16,7 +16,8 @@ from bench.roofline import machine
 from bench.suites import SUITES
 from bench.timing import interleaved
 from bench.work import Call
-from quantcore import _kernels, _parallel
+from quantcore import _kernels
+from quantcore._base import parallel
 
 HEAD = "| call | whole, µs | kernel, µs | besides, µs | peers, µs |\n|---|---|---|---|---|"
 SMALL_SUITES = [name for name in SUITES if name != "torch"]  # that one needs a million elements
@@ -24,7 +25,7 @@ REPEATS = 100
 
 
 def kernels_of(call: Call) -> Call:
-    """A call of nothing but the compiled work that `call` does."""
+    """A call that only does the compiled work of `call`."""
     work: list[Callable[[], object]] = []
 
     def run(kernel: _kernels.Kernel, n_items: int, item_bytes: int, n_threads: int | None, **options: Any) -> int:
@@ -32,8 +33,8 @@ def kernels_of(call: Call) -> Call:
         work.append(lambda: (kernel.hand_out(*whole), turn(n_items)))
         return original(kernel, n_items, item_bytes, n_threads, **options)
 
-    original = _parallel.run
-    with patch.object(_parallel, "run", run):
+    original = parallel.run
+    with patch.object(parallel, "run", run):
         call()
 
     def kernels() -> None:

@@ -23,25 +23,35 @@ import quantcore
 from quantcore import (
     QuantGranularity,
     QuantMode,
-    _arrays,
     _kernels,
     dequantize_4bit,
     dequantize_4bit_double,
-    percentiles,
     quantize_4bit,
     quantize_4bit_double,
 )
+from quantcore._base import arrays
+from quantcore.calibration import percentiles
+from quantcore.ggml import GGUFQuantType, ImatrixUse
 
 FLOAT_DTYPES = {
-    _arrays.FLOAT32: np.float32,
-    _arrays.FLOAT16: np.float16,
-    _arrays.BFLOAT16: np.uint16,
-    _arrays.FLOAT64: np.float64,
+    arrays.FLOAT32: np.float32,
+    arrays.FLOAT16: np.float16,
+    arrays.BFLOAT16: np.uint16,
+    arrays.FLOAT64: np.float64,
 }
-OUTPUT_TYPES = (_arrays.FLOAT32, _arrays.FLOAT16, _arrays.BFLOAT16)
+OUTPUT_TYPES = (arrays.FLOAT32, arrays.FLOAT16, arrays.BFLOAT16)
 SIZES = _kernels.block_sizes()
 # Around a tile (64 blocks of 32 elements, or 2048 single elements), and around what fits no vector.
-BLOCK_COUNTS = {32: (0, 1, 2, 3, 63, 64, 65, 127, 128, 129, 200), 1: (0, 1, 2, 3, 7, 31, 33, 2047, 2048, 2049, 5000)}
+WEIGHED = {int(t): t.layout.imatrix for t in GGUFQuantType if t.layout.imatrix is not ImatrixUse.IGNORED}
+
+
+def block_counts(block_size: int) -> tuple[int, ...]:
+    """Numbers of blocks around those of a tile of 2048 elements."""
+    tile = 2048 // block_size
+    edges = {0, 1, 2, 3, 7, tile - 1, tile, tile + 1, 2 * tile - 1, 2 * tile, 2 * tile + 1}
+    return tuple(sorted(n for n in edges if n >= 0))
+
+
 # Limits of the formats and of the floats, and values whose scale under- or overflows.
 SPECIAL = (0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 1.17e-38, 2e-38, 65504.0, 65520.0, 524128.0, 524160.0, -524160.0,
            8321039.0, 8321040.0, 3.4e38, -3.4e38, 3.5e38, 1e300, np.inf, -np.inf, np.nan)  # fmt: skip
@@ -76,7 +86,7 @@ def random_values(rng: np.random.Generator, size: int, element_type: int) -> NDA
             values[rng.integers(0, size, rng.integers(1, 4))] = rng.choice(SPECIAL, 1)
         if rng.random() < 0.2:
             values = np.round(values)  # ties
-        if element_type == _arrays.BFLOAT16:
+        if element_type == arrays.BFLOAT16:
             return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
         return values.astype(dtype)
 
@@ -104,8 +114,8 @@ class Fuzzer:
 
     def n_blocks(self, block_size: int) -> int:
         if self.rng.random() < 0.5:
-            return int(self.rng.choice(BLOCK_COUNTS[block_size]))
-        return int(self.rng.integers(0, 2 * max(BLOCK_COUNTS[block_size])))
+            return int(self.rng.choice(block_counts(block_size)))
+        return int(self.rng.integers(0, 2 * max(block_counts(block_size))))
 
     def input(self, array: NDArray[np.generic], alignment: int) -> NDArray[np.uint8]:
         data = array.reshape(-1).view(np.uint8)
@@ -125,14 +135,26 @@ class Fuzzer:
         block_size, bytes_per_block = SIZES[type_id]
         n = self.n_blocks(block_size)
         element_type = int(rng.choice(list(FLOAT_DTYPES)))
-        itemsize = _arrays.ITEMSIZES[element_type]
+        itemsize = arrays.ITEMSIZES[element_type]
         raw = self.input(random_values(rng, n * block_size, element_type), itemsize)
         before = raw.tobytes()
         outs = [self.output(n * bytes_per_block, bytes_per_block if block_size == 1 else 1) for _ in "12"]
-        bad = {in_chunks(rng, n, _kernels.QuantizeBlocks(type_id, raw, element_type, out)) for out in outs}
+        weights = self.weights(type_id, n)
+        bad = {in_chunks(rng, n, _kernels.QuantizeBlocks(type_id, raw, element_type, out, *weights)) for out in outs}
         assert raw.tobytes() == before, "the input was written to"
         assert len(bad) == 1, f"the first bad block depends on the chunks: {bad}"
         self.record("refused" if bad != {-1} else "quantized", bad, *(outs if bad == {-1} else ()))
+
+    def weights(self, type_id: int, n: int) -> tuple[NDArray[np.float32], int, int] | tuple[()]:
+        """Weights of the columns of n blocks, one row of them; none for some of the types that can do without."""
+        use = WEIGHED.get(type_id, ImatrixUse.IGNORED)
+        if n == 0 or use is ImatrixUse.IGNORED or (use is ImatrixUse.OPTIONAL and self.rng.random() < 0.5):
+            return ()
+        cols = n * SIZES[type_id][0]
+        values = self.rng.random(cols, np.float32) * (self.rng.random(cols) < self.rng.random())
+        copy = heap(values.nbytes, self.lead(4)).view(np.float32)  # never short: it would be no float32 array any more
+        copy[:] = values
+        return copy, cols, 1
 
     def dequantize(self, type_id: int) -> None:
         rng = self.rng
@@ -143,7 +165,7 @@ class Fuzzer:
             blocks[1::bytes_per_block] &= 0xBB  # no fp16 scale is inf or NaN, so that whole arrays decode
         data = self.input(blocks, bytes_per_block if block_size == 1 else 1)
         element_type = int(rng.choice(OUTPUT_TYPES))
-        itemsize = _arrays.ITEMSIZES[element_type]
+        itemsize = arrays.ITEMSIZES[element_type]
         outs = [self.output(n * block_size * itemsize, itemsize) for _ in "12"]
         bad = {in_chunks(rng, n, _kernels.DequantizeBlocks(type_id, data, out, element_type)) for out in outs}
         assert len(bad) == 1, f"the first bad block depends on the chunks: {bad}"
@@ -154,7 +176,7 @@ class Fuzzer:
         rng = self.rng
         block_size, bytes_per_block = SIZES[type_id]
         shape = (int(rng.integers(0, 5)), int(rng.integers(0, 5)) * block_size * int(rng.integers(1, 30)))
-        element_type = int(rng.choice([_arrays.FLOAT32, _arrays.FLOAT16, _arrays.FLOAT64]))
+        element_type = int(rng.choice([arrays.FLOAT32, arrays.FLOAT16, arrays.FLOAT64]))
         dtype = np.dtype(FLOAT_DTYPES[element_type])
         raw = heap(shape[0] * shape[1] * dtype.itemsize, self.lead(dtype.itemsize))
         values = raw.view(dtype).reshape(shape)
@@ -163,8 +185,10 @@ class Fuzzer:
         alignment = bytes_per_block if block_size == 1 else 1
         packed = heap(packed_shape[0] * packed_shape[1], self.lead(alignment)).reshape(packed_shape)
         restored = heap(values.size * 4, self.lead(4)).view(np.float32).reshape(shape)
+        is_weighed = type_id in WEIGHED and (WEIGHED[type_id] is ImatrixUse.REQUIRED or rng.random() < 0.5)
+        imatrix = rng.random(shape[1], np.float32) if is_weighed else None
         try:
-            quantcore.quantize(values, type_id, out=packed)
+            quantcore.quantize(values, type_id, imatrix=imatrix, out=packed)
         except quantcore.InvalidValueError:
             assert values.size
             self.record("refused", {-1})
@@ -177,7 +201,7 @@ class Fuzzer:
         """4-bit blocks over a flat array of any length, so with short last blocks and half bytes."""
         rng = self.rng
         size = int(rng.integers(0, 5000))
-        element_type = int(rng.choice([_arrays.FLOAT32, _arrays.FLOAT16, _arrays.FLOAT64]))
+        element_type = int(rng.choice([arrays.FLOAT32, arrays.FLOAT16, arrays.FLOAT64]))
         dtype = np.dtype(FLOAT_DTYPES[element_type])
         values = heap(size * dtype.itemsize, self.lead(dtype.itemsize)).view(dtype)
         values[:] = random_values(rng, size, element_type)
@@ -201,7 +225,7 @@ class Fuzzer:
         """Per tensor, channel and group: shapes with odd rows, channels on any axis, groups that do not divide."""
         rng = self.rng
         shape = tuple(int(n) for n in rng.integers(1, 40, rng.integers(1, 4)))
-        element_type = int(rng.choice([_arrays.FLOAT32, _arrays.FLOAT16, _arrays.FLOAT64]))
+        element_type = int(rng.choice([arrays.FLOAT32, arrays.FLOAT16, arrays.FLOAT64]))
         dtype = np.dtype(FLOAT_DTYPES[element_type])
         size = int(np.prod(shape))
         values = heap(size * dtype.itemsize, self.lead(dtype.itemsize)).view(dtype).reshape(shape)
@@ -228,14 +252,14 @@ class Fuzzer:
         """Calibration, exact percentiles, fake quantization and its gradients, error sums: of one array, any shape."""
         rng = self.rng
         shape = tuple(int(n) for n in rng.integers(1, (70, 60, 9)[: rng.integers(1, 4)]))
-        element_type = int(rng.choice([_arrays.FLOAT32, _arrays.FLOAT16, _arrays.FLOAT64]))
+        element_type = int(rng.choice([arrays.FLOAT32, arrays.FLOAT16, arrays.FLOAT64]))
         dtype = np.dtype(FLOAT_DTYPES[element_type])
         size = int(np.prod(shape))
         values = heap(size * dtype.itemsize, self.lead(dtype.itemsize)).view(dtype).reshape(shape)
         values[:] = random_values(rng, size, element_type).reshape(shape)
         axis = (None, int(rng.integers(len(shape))))[rng.integers(2)]
-        is_symmetric = bool(rng.integers(2))
-        calibrator = quantcore.Calibrator.percentile(int(rng.integers(2, 9)), is_symmetric, 1.0, 99.0, axis=axis)
+        symmetric = bool(rng.integers(2))
+        calibrator = quantcore.Calibrator.percentile(int(rng.integers(2, 9)), symmetric, 1.0, 99.0, axis=axis)
         for _ in range(rng.integers(1, 3)):
             try:
                 calibrator.observe(values)
@@ -289,7 +313,7 @@ class Fuzzer:
 
 def _order_statistics(values: NDArray[np.generic], rng: np.random.Generator) -> NDArray[np.float64]:
     """Of so many copies of the values that they are selected by the kernel."""
-    source = _arrays.floats(np.tile(values.reshape(-1), percentiles.FEW // values.size + 1), "values")
+    source = arrays.take_floats(np.tile(values.reshape(-1), percentiles.FEW // values.size + 1), "values")
     ranks = sorted(set(rng.integers(0, source.size, 4).tolist()))
     return np.array(percentiles.order_statistics(source, ranks, "values", 2))
 

@@ -1,10 +1,11 @@
-"""Coverage-guided fuzzing (atheris) of the two readers of untrusted files, started from the tests' catalogues.
+"""Coverage-guided fuzzing (atheris) of the readers of untrusted files, started from the tests' catalogues.
 
-Whatever the bytes: a reader either raises `FileFormatError` with one printable line, or gives tensors that lie inside
-the file, values that decode, and a text that drives no terminal. What our safetensors reader takes, the safetensors
-library takes too; what the GGUF reader takes can be quantized, or is refused with one of our errors.
+For any bytes, a reader either raises `FileFormatError` with one printable line, or gives tensors that lie inside the
+file, values that decode, and a text without control characters. Whatever our safetensors reader accepts, the
+safetensors library accepts too; whatever the GGUF reader accepts can be quantized, or is refused with one of our
+errors. An importance matrix that was read can be saved in both layouts and comes back.
 
-Usage: python -m ci.fuzz_parsers [--runs 40000] [--seconds 300] [--seed 1] [--corpus FOLDER] [gguf safetensors]
+Usage: python -m ci.fuzz_parsers [--runs 40000] [--seconds 300] [--seed 1] [--corpus FOLDER] [READER...]
 One process per reader. The same seed gives the same executions, so that a change is judged by what it changes; look for
 new findings with another one (0: a random one) and more runs. Needs atheris, the test dependencies and an installed
 quantcore. Exit 0: no finding.
@@ -22,16 +23,18 @@ from pathlib import Path
 import atheris
 from safetensors import deserialize
 
-from tests import hostile_gguf, hostile_safetensors
+from tests.support import hostile_gguf, hostile_imatrix, hostile_safetensors, tolerated_gguf
 
 IS_FUZZING = sys.argv[1:2] == ["--inside"]  # a child, that runs one reader; the parent only starts them and reports
 
 with atheris.instrument_imports(include=["quantcore"]) if IS_FUZZING else contextlib.nullcontext():
+    from quantcore.conversion import quantize_model
     from quantcore.errors import FileFormatError, QuantcoreError
-    from quantcore.gguf import quantize_model
+    from quantcore.gguf.imatrix import Imatrix
     from quantcore.gguf.reader import GGUFReader
-    from quantcore.inspection import described, shown
-    from quantcore.safetensors import SafetensorsReader
+    from quantcore.gguf.values import is_value
+    from quantcore.models.inspection import describe, format_description
+    from quantcore.safetensors.reader import SafetensorsReader
 
 ROUND_TRIP_EVERY = 8  # quantizing a whole file takes far longer than reading it
 
@@ -44,6 +47,7 @@ def check_gguf(path: str, data: bytes) -> None:
             assert buffer == data[tensor.offset : tensor.offset + tensor.nbytes]
         for kv in reader.kvs:
             reader.value(kv.key)
+            assert is_value(kv.type_id, kv.raw)
     check_text(path)
     if sum(data) % ROUND_TRIP_EVERY == 0:
         target = Path(tempfile.gettempdir(), "quantized.gguf")
@@ -66,15 +70,39 @@ def check_safetensors(path: str, data: bytes) -> None:
     check_text(path)
 
 
+def check_imatrix(path: str, data: bytes) -> None:
+    matrix = Imatrix.load(path)
+    for name in matrix.entries:
+        assert (matrix.weights(name) >= 0).all()
+    saved = Path(tempfile.gettempdir(), "imatrix")
+    for legacy in (False, True):
+        try:
+            matrix.save(saved, legacy=legacy, force=True)
+        except QuantcoreError as error:
+            assert str(error).isprintable(), error
+        else:
+            assert Imatrix.load(saved).entries.keys() == matrix.entries.keys()
+    assert matrix.merge(matrix).entries.keys() == matrix.entries.keys()
+
+
 def check_text(path: str) -> None:
-    for line in shown(described(path)).split("\n"):
+    for line in format_description(describe(path)).split("\n"):
         assert line.isprintable(), line
 
 
-CHECKS: dict[str, Callable[[str, bytes], None]] = {"gguf": check_gguf, "safetensors": check_safetensors}
+CHECKS: dict[str, Callable[[str, bytes], None]] = {
+    "gguf": check_gguf,
+    "safetensors": check_safetensors,
+    "imatrix": check_imatrix,
+}
 SEEDS = {
-    "gguf": [*hostile_gguf.VALID.values(), *hostile_gguf.MALFORMED.values()],
+    "gguf": [
+        *hostile_gguf.VALID.values(),
+        *hostile_gguf.MALFORMED.values(),
+        *(data for data, _ in (*tolerated_gguf.TRAILING.values(), *tolerated_gguf.UNKNOWN_TYPES.values())),
+    ],
     "safetensors": [*hostile_safetensors.VALID.values(), *hostile_safetensors.MALFORMED.values()],
+    "imatrix": [hostile_imatrix.VALID, *hostile_imatrix.BAD_LEGACY.values(), *hostile_imatrix.gguf_files()],
 }
 LONGEST_SEED = 1 << 14
 

@@ -1,8 +1,9 @@
 """Have the kernels become slower? Compared with ci/guard.json without a clock: ci/guard.sh builds and starts this.
 
-Two figures. How many instructions of a kernel module every work of bench/ takes, by callgrind, which knows no AVX-512:
-at the other two CPU levels. And the loops that the compiler vectorised in each function, with their widths: at every
-level. Exit 1 if a figure is worse, or a work has none on one side.
+There are two figures. The first is the number of instructions of a kernel module that every work of bench/ executes, by
+callgrind, which does not support AVX-512, so at the other two CPU levels. The second is the list of loops that the
+compiler vectorised in each function, with their widths, at every level. Exit 1 if a figure is worse, or is missing on
+one side.
 """
 
 import argparse
@@ -28,12 +29,12 @@ BETTER = -0.1
 
 AGAIN = "If that is meant: `bash ci/guard.sh --write`, and commit ci/guard.json."
 
-Figures = dict[str, dict[str, float]]  # work: CPU level: instructions an element
+Figures = dict[str, dict[str, float]]  # work: CPU level: instructions per element
 Loops = dict[str, dict[str, list[int]]]  # function: CPU level: bytes of each loop's vectors, descending
 
 
 def counted(package: Path, requests: Path, scratch: Path) -> Figures:
-    """Instructions an element of each work, the levels side by side."""
+    """Instructions per element of each work, the levels side by side."""
     running = {}
     for level in COUNTED_LEVELS:
         command = ["valgrind", "--quiet", "--tool=callgrind", "--instr-atstart=no", "--compress-strings=no"]
@@ -91,11 +92,11 @@ def lines_of(path: Path) -> list[str]:
 
 
 def function_at(source: Path, file: str, line: int) -> str:
-    """The Cython function that a line of C was made from, as "q8_0.pxd: q8_0_quantize_tile"; or just the header."""
+    """The Cython function that a line of C was made from, as "q8_0.pxi: q8_0_quantize_tile"; or just the header."""
     if file.endswith(".h"):
         return Path(file).name
     for i in reversed(range(line)):
-        if origin := re.match(r'\s*/\* "(quantcore/_kernels/\w+\.\w+)":(\d+)', lines_of(source / file)[i]):
+        if origin := re.match(r'\s*/\* "(quantcore/_kernels/[\w/]+\.\w+)":(\d+)', lines_of(source / file)[i]):
             break
     else:
         raise SystemExit(f"{file}:{line}: from which Cython line?")
@@ -114,7 +115,7 @@ def compiler(package: Path) -> str:
 
 
 def changed(figures: Figures, before: Figures) -> Iterator[tuple[float, str]]:
-    """Of each work that both have, the change of its instructions as a share, and a line that says so."""
+    """For each work that both have, the relative change of its instructions, and a line that says so."""
     for work in sorted(figures.keys() & before.keys()):
         for level, count in figures[work].items():
             was = before[work][level]
@@ -123,7 +124,7 @@ def changed(figures: Figures, before: Figures) -> Iterator[tuple[float, str]]:
 
 
 def changed_loops(loops: Loops, before: Loops) -> Iterator[tuple[bool, str]]:
-    """Of each function whose loops are other ones, whether one is missing or narrower, and a line that says so."""
+    """For each function whose loops have changed, whether one is missing or narrower, and a line that says so."""
     for function in sorted(loops.keys() | before.keys()):
         for level in LEVELS:
             widths, were = loops.get(function, {}).get(level, []), before.get(function, {}).get(level, [])

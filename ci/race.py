@@ -16,9 +16,10 @@ from collections.abc import Callable
 import numpy as np
 
 import quantcore
+from quantcore.ggml import UNWEIGHTED_TYPES
 
 N_THREADS = 4
-TYPES = ("Q4_0", "Q8_0", "F16", "BF16")
+TYPES = tuple(t.name for t in UNWEIGHTED_TYPES)
 SHAPE = (48, 32 * 1024)  # 6 MiB: enough for a call to start threads
 
 

@@ -2,7 +2,7 @@
 
 The network and its held-out test images come with quantcore; the training images are scikit-learn's `load_digits`
 without those. Ten epochs of fine-tuning with fake-quantized weights and learned scales (LSQ) for each width, half a
-minute in all. Needs torch and scikit-learn: `pip install quantcore[torch] scikit-learn`.
+minute in all. Needs torch and scikit-learn: `pip install 'quantcore-quantization[torch]' scikit-learn`.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from quantcore.digits import digits_test_set, digits_weights
+from quantcore.demo.digits import digits_test_set, digits_weights
 from quantcore.torch import FakeQuantize, convert, disable_observer, prepare_qat
 
 LAYERS = ("fc1", "fc2", "fc3")

@@ -2,7 +2,7 @@
 
 The base is trained in float32 to repeat a sequence backwards. The new task is to do so in a cipher, each token replaced
 by the next one. Compared are the base as it is, its NF4 version, NF4 with adapters, and fine-tuning of all float
-parameters. No downloads; less than a minute. Needs torch: `pip install quantcore[torch]`.
+parameters. No downloads; less than a minute. Needs torch: `pip install 'quantcore-quantization[torch]'`.
 """
 
 import argparse

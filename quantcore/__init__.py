@@ -1,42 +1,79 @@
 """Quantization for Python on the CPU: the same bytes as ggml, bitsandbytes and torch, as fast as memory allows."""
 
+from quantcore._base.parallel import get_num_threads, set_num_threads
 from quantcore._kernels import LEVEL as _LEVEL
-from quantcore._parallel import get_num_threads, set_num_threads
 from quantcore._version import __version__ as __version__
-from quantcore.affine_parameters import calibrate_per_channel, calibrate_per_group, calibrate_per_tensor
+from quantcore.affine import (
+    QuantGranularity,
+    QuantizedTensor,
+    QuantMode,
+    QuantParams,
+    calibrate_per_channel,
+    calibrate_per_group,
+    calibrate_per_tensor,
+    dequantize_tensor,
+    dequantize_with_params,
+    pack_nibbles,
+    quantize_tensor,
+    quantize_with_params,
+    unpack_nibbles,
+)
 from quantcore.analysis import (
+    BenchmarkSuite,
+    ErrorSums,
+    QuantBenchmarkResult,
+    QuantErrorStats,
+    SpeedResult,
+    accuracy_retention,
     analyze_error,
+    analyze_outlier_impact,
+    compare_bit_width_degradation,
+    compare_bit_widths,
+    compare_granularities,
     error_stats,
     error_within_bounds,
+    generate_gaussian_weights,
+    generate_multi_channel_weights,
+    generate_uniform_weights,
+    generate_weights_with_outliers,
+    quantization_mse,
+    run_benchmark,
+    run_format_benchmark,
+    run_full_benchmark_suite,
+    run_speed_benchmark,
+    scale_sensitivity,
     sqnr_db,
     theoretical_max_error,
     theoretical_sqnr,
 )
-from quantcore.benchmarks import (
-    BenchmarkSuite,
-    QuantBenchmarkResult,
-    run_benchmark,
-    run_format_benchmark,
-    run_full_benchmark_suite,
-)
-from quantcore.block_records import Q4_0, Q8_0
 from quantcore.blockwise import (
     BLOCK_SIZE,
     DOUBLE_QUANT_BLOCK_SIZE,
+    DoubleQuantized4Bit,
+    Quantized4Bit,
     dequantize_4bit,
     dequantize_4bit_double,
     from_bitsandbytes,
     quantize_4bit,
     quantize_4bit_double,
 )
-from quantcore.blockwise_records import DoubleQuantized4Bit, Quantized4Bit
-from quantcore.calibrate import calibrate_min_max, calibrate_percentile
-from quantcore.calibration import Calibrator
-from quantcore.calibration_records import CalibrationMethod, CalibrationResult
-from quantcore.costs import type_costs
-from quantcore.degradation import accuracy_retention, compare_bit_width_degradation
-from quantcore.error_records import QuantErrorStats
-from quantcore.error_sums import ErrorSums
+from quantcore.calibration import (
+    CalibrationMethod,
+    CalibrationResult,
+    Calibrator,
+    calibrate_files,
+    calibrate_min_max,
+    calibrate_percentile,
+)
+from quantcore.conversion import (
+    dequantize_checkpoint,
+    dequantize_model,
+    merge_model,
+    quantize_checkpoint,
+    quantize_model,
+    split_model,
+)
+from quantcore.demo import evaluate_formats
 from quantcore.errors import (
     FileFormatError,
     InvalidStateError,
@@ -46,39 +83,83 @@ from quantcore.errors import (
     OutputFileError,
     QuantcoreError,
 )
-from quantcore.fake_quant import fake_quantize_backward, fake_quantize_with_params, ste_backward
-from quantcore.fake_quant_config import FakeQuantConfig
-from quantcore.fake_quantizer import FakeQuantize, fake_quantize
-from quantcore.formats import dequantize, quantize
-from quantcore.generators import (
-    generate_gaussian_weights,
-    generate_multi_channel_weights,
-    generate_uniform_weights,
-    generate_weights_with_outliers,
+from quantcore.ggml import (
+    GGUF_BLOCK_SIZE,
+    IQ1_M,
+    IQ1_S,
+    IQ2_S,
+    IQ2_XS,
+    IQ2_XXS,
+    IQ3_S,
+    IQ3_XXS,
+    IQ4_NL,
+    IQ4_XS,
+    MXFP4,
+    NVFP4,
+    Q1_0,
+    Q2_0,
+    Q2_K,
+    Q3_K,
+    Q4_0,
+    Q4_1,
+    Q4_K,
+    Q5_0,
+    Q5_1,
+    Q5_K,
+    Q6_K,
+    Q8_0,
+    TQ1_0,
+    TQ2_0,
+    Blocks,
+    GGUFQuantType,
+    dequantize,
+    quantize,
 )
-from quantcore.ggml_types import GGUF_BLOCK_SIZE, GGUFQuantType
-from quantcore.granularity import QuantGranularity, QuantMode, QuantParams
-from quantcore.lsq import LsqGradients, lsq_backward
-from quantcore.nibbles import pack_nibbles, unpack_nibbles
-from quantcore.quantized_tensor import (
-    QuantizedTensor,
-    compare_granularities,
-    dequantize_tensor,
-    dequantize_with_params,
-    quantization_mse,
-    quantize_tensor,
-    quantize_with_params,
+from quantcore.mixed_precision import rank_sensitivity, suggest_model_types, suggest_types, type_costs
+from quantcore.models import compare_models, open_model
+from quantcore.qat import (
+    FakeQuantConfig,
+    FakeQuantize,
+    LsqGradients,
+    fake_quantize,
+    fake_quantize_backward,
+    fake_quantize_with_params,
+    lsq_backward,
+    ste_backward,
 )
-from quantcore.sensitivity import analyze_outlier_impact, compare_bit_widths, scale_sensitivity
-from quantcore.suggestions import rank_sensitivity, suggest_types
+from quantcore.report import write_report
 
 __all__ = [
     "BLOCK_SIZE",
     "DOUBLE_QUANT_BLOCK_SIZE",
     "GGUF_BLOCK_SIZE",
+    "IQ1_M",
+    "IQ1_S",
+    "IQ2_S",
+    "IQ2_XS",
+    "IQ2_XXS",
+    "IQ3_S",
+    "IQ3_XXS",
+    "IQ4_NL",
+    "IQ4_XS",
+    "MXFP4",
+    "NVFP4",
+    "Q1_0",
+    "Q2_0",
+    "Q2_K",
+    "Q3_K",
     "Q4_0",
+    "Q4_1",
+    "Q4_K",
+    "Q5_0",
+    "Q5_1",
+    "Q5_K",
+    "Q6_K",
     "Q8_0",
+    "TQ1_0",
+    "TQ2_0",
     "BenchmarkSuite",
+    "Blocks",
     "CalibrationMethod",
     "CalibrationResult",
     "Calibrator",
@@ -102,9 +183,11 @@ __all__ = [
     "QuantcoreError",
     "Quantized4Bit",
     "QuantizedTensor",
+    "SpeedResult",
     "accuracy_retention",
     "analyze_error",
     "analyze_outlier_impact",
+    "calibrate_files",
     "calibrate_min_max",
     "calibrate_per_channel",
     "calibrate_per_group",
@@ -113,13 +196,17 @@ __all__ = [
     "compare_bit_width_degradation",
     "compare_bit_widths",
     "compare_granularities",
+    "compare_models",
     "dequantize",
     "dequantize_4bit",
     "dequantize_4bit_double",
+    "dequantize_checkpoint",
+    "dequantize_model",
     "dequantize_tensor",
     "dequantize_with_params",
     "error_stats",
     "error_within_bounds",
+    "evaluate_formats",
     "fake_quantize",
     "fake_quantize_backward",
     "fake_quantize_with_params",
@@ -131,27 +218,65 @@ __all__ = [
     "get_num_threads",
     "isa",
     "lsq_backward",
+    "merge_model",
+    "open_model",
     "pack_nibbles",
     "quantization_mse",
     "quantize",
     "quantize_4bit",
     "quantize_4bit_double",
+    "quantize_checkpoint",
+    "quantize_model",
     "quantize_tensor",
     "quantize_with_params",
     "rank_sensitivity",
     "run_benchmark",
     "run_format_benchmark",
     "run_full_benchmark_suite",
+    "run_speed_benchmark",
     "scale_sensitivity",
     "set_num_threads",
+    "split_model",
     "sqnr_db",
     "ste_backward",
+    "suggest_model_types",
     "suggest_types",
     "theoretical_max_error",
     "theoretical_sqnr",
     "type_costs",
     "unpack_nibbles",
+    "write_report",
 ]
+
+
+_WINGS = (
+    "affine",
+    "analysis",
+    "array_files",
+    "arrow",
+    "blockwise",
+    "calibration",
+    "cli",
+    "conversion",
+    "dask",
+    "demo",
+    "embeddings",
+    "errors",
+    "files",
+    "ggml",
+    "gguf",
+    "mixed_precision",
+    "models",
+    "onnx",
+    "qat",
+    "report",
+    "safetensors",
+    "torch",
+)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_WINGS, "__version__"])
 
 
 def isa() -> str:

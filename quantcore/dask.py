@@ -1,18 +1,23 @@
-"""Calibration on Dask arrays: statistics of every block on the workers, merged there in a tree.
+"""Calibration on Dask arrays: workers compute the statistics of every block and merge them in a tree.
 
-Needs dask (`pip install quantcore[dask]`). Nothing else in the package imports this module.
+Needs the extra `dask`. Nothing else in the package imports this module.
 """
 
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
-import dask
-import dask.array
+from quantcore._base.extras import missing_extra
 
-from quantcore.calibration import Calibrator
+try:
+    import dask
+    import dask.array
+except ImportError as error:
+    raise missing_extra("quantcore.dask", "dask", error) from None
+
+from quantcore._base.text import brief
+from quantcore.calibration.calibrator import Calibrator
 from quantcore.errors import InvalidTypeError, InvalidValueError
-from quantcore.tables import brief
 
 __all__ = ["calibrate"]
 
@@ -20,21 +25,21 @@ _FAN_IN = 8
 
 
 def calibrate(array: Any, calibrator: Calibrator) -> Calibrator:
-    """Calibrate on a Dask array, with the scheduler that is the current one.
+    """Calibrate on a Dask array, with the current scheduler.
 
     Parameters
     ----------
     array : dask.array.Array
-        float16, bfloat16, float32 or float64. Per channel, the blocks are first put together along the channel axis, so
+        float16, bfloat16, float32 or float64. Per channel, the blocks are first joined along the channel axis, so
         that each has all channels.
     calibrator : Calibrator
-        Stays as it is. A moving average is refused: its value depends on the order of the batches.
+        It is not changed. A moving average is refused: its value depends on the order of the batches.
 
     Returns
     -------
     Calibrator
-        `calibrator` merged with the statistics of all blocks; each block that is not empty counts as a batch. The same
-        as from one process that observes the whole array.
+        `calibrator` merged with the statistics of all blocks; each block that is not empty counts as a batch. The
+        result equals that of one process that observes the whole array.
 
     Raises
     ------
@@ -59,22 +64,22 @@ def calibrate(array: Any, calibrator: Calibrator) -> Calibrator:
     empty = deepcopy(calibrator)
     empty.reset()
     start = dask.delayed(empty, traverse=False)
-    level = [dask.delayed(_observed)(start, block) for block in array.to_delayed().ravel()]
+    level = [dask.delayed(_observe)(start, block) for block in array.to_delayed().ravel()]
     while len(level) > 1:
-        level = [dask.delayed(_merged)(start, level[i : i + _FAN_IN]) for i in range(0, len(level), _FAN_IN)]
-    return _merged(calibrator, dask.compute(*level))
+        level = [dask.delayed(_merge)(start, level[i : i + _FAN_IN]) for i in range(0, len(level), _FAN_IN)]
+    return _merge(calibrator, dask.compute(*level))
 
 
-def _observed(start: Calibrator, block: Any) -> Calibrator:
-    """The statistics of a block. One thread: the scheduler has others for the other blocks."""
+def _observe(start: Calibrator, block: Any) -> Calibrator:
+    """The statistics of a block, on one thread: the scheduler runs other blocks on other threads."""
     result = deepcopy(start)
     if block.size:
         result.observe(block, n_threads=1)
     return result
 
 
-def _merged(start: Calibrator, parts: Sequence[Calibrator]) -> Calibrator:
-    """All of them in a new one: what a task was given belongs to the scheduler."""
+def _merge(start: Calibrator, parts: Sequence[Calibrator]) -> Calibrator:
+    """Merge all of them into a new one, since a task must not change its inputs."""
     result = deepcopy(start)
     for part in parts:
         result.merge(part)

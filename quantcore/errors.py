@@ -24,16 +24,16 @@ class InvalidTypeError(QuantcoreError, TypeError):
 
 
 class InvalidStateError(QuantcoreError, RuntimeError):
-    """Asked for too early: nothing was observed or calibrated yet."""
+    """Something was requested too early: nothing was observed or calibrated yet."""
 
 
 class FileFormatError(InvalidValueError):
-    """A file is not what its format says: names the file, the field, the offset and the limit it breaks."""
+    """A file violates its format; the message names the file, the field, the offset and the limit."""
 
 
 class MissingExtraError(QuantcoreError, ImportError):
-    """A package is not installed that this one function needs: names the extra that brings it."""
+    """A function needs an optional package that is not installed; the message says how to install it."""
 
 
 class OutputFileError(QuantcoreError, OSError):
-    """An output file cannot be put in its place: it exists already, is the input, or another process is writing it."""
+    """An output file cannot be written: it exists already, is an input, or another process is writing it."""

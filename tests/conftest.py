@@ -80,16 +80,16 @@ def old(out: Path) -> Path:
 @pytest.fixture
 def small_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models are quantized in slabs so small that each has many."""
-    from quantcore.gguf import pipeline
-    from tests.model_files import SLAB
+    from quantcore.conversion import gguf_pipeline
+    from tests.support.model_files import SLAB
 
-    monkeypatch.setattr(pipeline, "SLAB_ELEMENTS", SLAB)
+    monkeypatch.setattr(gguf_pipeline, "SLAB_ELEMENTS", SLAB)
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """A model for the tests of `quantize_model`."""
-    from tests.model_files import write_source
+    from tests.support.model_files import write_source
 
     return write_source(tmp_path / "in.gguf")
 
@@ -97,7 +97,7 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A model for the tests of the command line."""
-    from tests.command_line import write_model
+    from tests.support.command_line import write_model
 
     return write_model(tmp_path / "in.gguf")
 

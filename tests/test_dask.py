@@ -1,6 +1,8 @@
 """Calibrating on a Dask array equals one process that observes the whole array, with any chunks and any scheduler."""
 
+import contextlib
 import math
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -64,15 +66,27 @@ def test_schedulers(scheduler, values):
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+def default_port_is_taken() -> Iterator[None]:
+    """Dask's own port for its dashboard is taken, as where another cluster runs."""
+    with socket.socket() as server:
+        with contextlib.suppress(OSError):  # by someone else already
+            server.bind(("", 8787))
+            server.listen()
+        yield
+
+
+@pytest.fixture(scope="module")
+def cluster(default_port_is_taken) -> Iterator[Any]:
     distributed = pytest.importorskip("distributed")
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True}
     with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        distributed.LocalCluster(**options, dashboard_address=":0") as cluster,  # any free port; None is 8787 too
         distributed.Client(cluster) as client,
     ):
         yield client
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", [None, 0])
 @pytest.mark.parametrize("method", MAKERS)
 def test_a_cluster_of_processes(method, axis, cluster, values):

@@ -7,9 +7,12 @@ import importlib.util
 import inspect
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -23,93 +26,41 @@ FILES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 
-# Modules that few need, and the package that each may import at its top. Only those that need it too import them.
-OPTIONAL = {"quantcore.dask": {"dask"}} | {
-    name: {"torch"} for name in FILES if name.startswith("quantcore.torch.") or name == "quantcore.torch"
+# Optional modules, and the package that each may import at its top. Only modules with the same need import them.
+OPTIONAL = {"quantcore.dask": {"dask"}, "quantcore.onnx": {"onnx", "onnxruntime"}} | {
+    name: {package}
+    for name in FILES
+    for wing, package in (("quantcore.torch", "torch"), ("quantcore.arrow", "pyarrow"))
+    if name.startswith(f"{wing}.") or name == wing
 }
+OPTIONAL["quantcore.torch.layers_of_transformers"] = {"torch", "transformers"}
 
-# A module may import from its own floor and from those below it. A new module is given its place here.
-FLOORS = [
-    {"__main__", "cli", "dask"},
-    {
-        "array_files",
-        "benchmark_records",
-        "benchmarks",
-        "bitsandbytes_checkpoint",
-        "bitsandbytes_jobs",
-        "calibration_files",
-        "comparison",
-        "comparison_records",
-        "degradation",
-        "digits",
-        "gguf",
-        "inspection",
-        "model_suggestion",
-        "model_values",
-        "report",
-        "safetensors",
-        "safetensors_writer",
-        "statistics_files",
-        "torch",
-    },
-    {
-        "affine",
-        "affine_parameters",
-        "analysis",
-        "block_records",
-        "blockwise",
-        "blockwise_records",
-        "calibrate",
-        "calibration",
-        "calibration_records",
-        "clipping",
-        "costs",
-        "error_records",
-        "error_sums",
-        "fake_quant",
-        "fake_quant_config",
-        "fake_quantizer",
-        "formats",
-        "generators",
-        "granularity",
-        "histograms",
-        "lsq",
-        "percentiles",
-        "quantized_tensor",
-        "sensitivity",
-        "statistics",
-        "suggestions",
-    },
-    {
-        "_arrays",
-        "_files",
-        "_json",
-        "_parallel",
-        "_records",
-        "array_slabs",
-        "bitsandbytes_layout",
-        "codebooks",
-        "nibbles",
-        "npy",
-        "npz",
-        "patterns",
-        "streaming",
-    },
-    {
-        "_kernels",
-        "data",
-        "ggml_types",
-        "model_report",
-        "tables",
-    },
-    {"_version", "errors"},
-]
-FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+# A wing may import from those on the lines below its own, and on its own line. A new wing is given its place here.
+ORDER = """
+    __main__, cli
+    report, mixed_precision, demo, torch, arrow, dask, onnx
+    conversion, embeddings
+    calibration
+    models, array_files
+    analysis, qat, gguf, safetensors
+    ggml, blockwise, affine, files
+    _base
+    _kernels
+    errors, _version
+"""
+MOST_MODULES_ON_TOP = 14
+LINES = [[name.strip() for name in line.split(",")] for line in ORDER.strip().splitlines()]
+LINE_OF = {name: i for i, names in enumerate(LINES) for name in names}
+
+
+@cache
+def parse(module: str) -> ast.Module:
+    return ast.parse(FILES[module].read_text())
 
 
 def imports(module: str, *, at_import_only: bool = False) -> Iterator[str]:
     """The modules that a module imports, in full; names of the package itself come as ``quantcore``."""
-    pending: list[ast.AST] = [ast.parse(FILES[module].read_text())]
+    pending: list[ast.AST] = [parse(module)]
     while pending:
         node = pending.pop()
         if isinstance(node, ast.Import):
@@ -122,26 +73,51 @@ def imports(module: str, *, at_import_only: bool = False) -> Iterator[str]:
             pending.extend(ast.iter_child_nodes(node))
 
 
-def own_imports(module: str) -> set[str]:
-    return {name for name in imports(module) if name.split(".")[0] == "quantcore"} - {module}
+@cache
+def own_imports(module: str) -> frozenset[str]:
+    return frozenset(name for name in imports(module) if name.split(".")[0] == "quantcore") - {module}
 
 
 INNER = sorted(set(FILES) - {"quantcore"})
 
 
+def wing_of(module: str) -> str:
+    return module.split(".")[1]
+
+
 @pytest.mark.parametrize("module", INNER)
 def test_imports_point_down(module):
-    place = module.split(".")[1]
-    assert place in FLOOR_OF, f"{place} has no floor: give it one in FLOORS"
+    wing = wing_of(module)
+    assert wing in LINE_OF, f"{wing} has no place: give it one in ORDER"
     for name in own_imports(module):
-        if name == "quantcore":  # the public names: for the top only
-            assert FLOOR_OF[place] == 0
+        if name == "quantcore":  # the public names: for the command line only
+            assert LINE_OF[wing] == 0
         else:
-            assert FLOOR_OF[name.split(".")[1]] >= FLOOR_OF[place], f"{module} imports {name}"
+            assert LINE_OF[wing_of(name)] >= LINE_OF[wing], f"{module} imports {name}"
 
 
-def test_every_floor_is_a_module():
-    assert set(FLOOR_OF) == {module.split(".")[1] for module in INNER}
+def test_every_wing_has_its_place():
+    assert set(LINE_OF) == {wing_of(module) for module in INNER}
+    on_top = [path for path in ROOT.glob("*.py") if path.name != "__init__.py"]
+    assert len(on_top) <= MOST_MODULES_ON_TOP
+
+
+@pytest.mark.slow
+def test_wings_have_no_cycle():
+    graph = {wing_of(module): set() for module in INNER}
+    for module in INNER:
+        graph[wing_of(module)] |= {wing_of(name) for name in own_imports(module) - {"quantcore"}} - {wing_of(module)}
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("wing", sorted({wing_of(name) for name in INNER if name.count(".") > 1} - {"_kernels"}))
+def test_other_wings_import_the_face_or_a_module_that_it_names(wing):
+    head = ast.get_docstring(ast.parse(FILES[f"quantcore.{wing}"].read_text())) or ""
+    for module in INNER:
+        if wing_of(module) != wing:
+            for name in own_imports(module):
+                if name.startswith(f"quantcore.{wing}."):
+                    assert re.search(rf"\b{name.split('.')[2]}\b", head), f"{module} imports {name}"
 
 
 def test_imports_have_no_cycle():
@@ -152,7 +128,7 @@ def test_kernels_import_nothing_of_ours():
     for module in INNER:
         if module.startswith("quantcore._kernels"):
             assert {name for name in own_imports(module) if not name.startswith("quantcore._kernels")} == set()
-    sources = [path for suffix in ("pyx", "pxd", "pxi", "pyi") for path in (ROOT / "_kernels").glob(f"*.{suffix}")]
+    sources = [path for suffix in ("pyx", "pxd", "pxi", "pyi") for path in (ROOT / "_kernels").rglob(f"*.{suffix}")]
     for path in sources:
         imported = re.findall(r"^\s*(?:from|import|cimport)\s+(quantcore[\w.]*)", path.read_text(), re.MULTILINE)
         assert [name for name in imported if not name.startswith("quantcore._kernels.")] == [], path.name
@@ -172,12 +148,37 @@ def test_optional_modules_are_needed_by_nothing(module):
         assert has_package or module not in own_imports(other), f"{other} imports {module}"
 
 
-def test_quantcore_torch_names_the_package_that_is_missing():
-    code = "import sys; sys.modules['torch'] = None; import quantcore.torch"
+@pytest.mark.parametrize(
+    ("module", "package", "extra"),
+    [
+        ("quantcore.torch", "torch", "torch"),
+        ("quantcore.arrow", "pyarrow", "arrow"),
+        ("quantcore.dask", "dask", "dask"),
+        ("quantcore.onnx", "onnx", "onnx"),
+    ],
+)
+def test_optional_modules_say_how_to_install_what_is_missing(module, package, extra):
+    code = f"import sys; sys.modules['{package}'] = None; import {module}"
     environment = os.environ | {"PYTHONPATH": str(ROOT.parent)}
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert child.returncode == 1
-    assert "ImportError: quantcore.torch needs the package torch (pip install quantcore[torch])" in child.stderr
+    last = child.stderr.splitlines()[-1]
+    assert last.startswith(
+        f"quantcore.errors.MissingExtraError: {module} needs {package}: pip install 'quantcore-quantization[{extra}]'"
+    )
+
+
+@pytest.mark.parametrize("statement", ["import quantcore", "import quantcore._kernels", "from quantcore import cli"])
+def test_sources_without_kernels_say_so(statement, tmp_path):
+    shutil.copytree(ROOT, tmp_path / "quantcore", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    child = subprocess.run(
+        [sys.executable, "-P", "-c", f"import sys; sys.path.insert(0, '.'); {statement}"],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert child.returncode == 1
+    last = child.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: the kernels are not built here: pip install -e . ")
+    assert str(tmp_path / "quantcore") in last and "circular" not in child.stderr
 
 
 def test_import_is_light():
@@ -186,7 +187,7 @@ def test_import_is_light():
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     modules = set(child.stdout.split())
     assert "quantcore" in modules
-    assert modules & {"dask", "gguf", "matplotlib", "ml_dtypes", "safetensors", "torch", "tqdm"} == set()
+    assert modules & {"dask", "gguf", "matplotlib", "ml_dtypes", "pyarrow", "safetensors", "torch", "tqdm"} == set()
 
 
 # Public names
@@ -225,13 +226,21 @@ def undocumented(value: object, name: str) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("package", ["quantcore", "quantcore.gguf", "quantcore.torch"])
+WINGS = sorted(name for name, path in FILES.items() if path.name == "__init__.py" and "._" not in name)
+
+
+@pytest.mark.parametrize("package", WINGS)
 def test_packages_export_what_they_list_and_nothing_else(package):
     for optional in OPTIONAL.get(package, ()):
         pytest.importorskip(optional)
     module = importlib.import_module(package)
     public = {name for name, value in vars(module).items() if name[0] != "_" and not inspect.ismodule(value)}
-    assert public == set(module.__all__)
+    assert public == set(getattr(module, "__all__", ()))
+
+
+def test_dir_shows_the_public_names_and_the_wings():
+    wings = {name.split(".")[1] for name in FILES if name != "quantcore" and not name.split(".")[1].startswith("_")}
+    assert set(dir(quantcore)) == set(quantcore.__all__) | wings | {"__version__"}
 
 
 def test_kernel_stub_lists_what_the_kernels_export():
@@ -239,3 +248,11 @@ def test_kernel_stub_lists_what_the_kernels_export():
     named = {node.name for node in stub.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     named |= {node.target.id for node in stub.body if isinstance(node, ast.AnnAssign)}
     assert named == set(importlib.import_module("quantcore._kernels").__all__)
+
+
+def test_every_package_is_installed():
+    settings = Path(__file__).parents[1] / "pyproject.toml"
+    if not settings.exists():
+        pytest.skip("needs the sources: pyproject.toml")
+    listed = tomllib.loads(settings.read_text())["tool"]["setuptools"]["packages"]
+    assert sorted(listed) == sorted(name for name, path in FILES.items() if path.name == "__init__.py")

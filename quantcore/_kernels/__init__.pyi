@@ -27,8 +27,22 @@ class Kernel:
     @property
     def is_done(self) -> bool: ...
 
+class Sealed:
+    def __new__(cls, array: _Bytes) -> Sealed: ...
+    def __buffer__(self, flags: int) -> memoryview: ...
+
 class QuantizeBlocks(Kernel):
-    def __init__(self, type_id: int, values: _Bytes, dtype: int, out: NDArray[np.uint8]) -> None: ...
+    def __init__(
+        self,
+        type_id: int,
+        values: _Bytes,
+        dtype: int,
+        out: NDArray[np.uint8],
+        weights: NDArray[np.float32] | None = None,
+        cols: int = 0,
+        rows_per_group: int = 1,
+        is_refined: bool = False,
+    ) -> None: ...
 
 class DequantizeBlocks(Kernel):
     def __init__(self, type_id: int, data: NDArray[np.uint8], out: _Bytes, dtype: int) -> None: ...
@@ -62,6 +76,20 @@ class QuantizeNibblesLinear(Kernel):
 class DequantizeNibbles(Kernel):
     def __init__(
         self, data: NDArray[np.uint8], block_size: int, scales: _Floats, table: _Floats, out: _Bytes, dtype: int
+    ) -> None: ...
+
+class DequantizeCodes(Kernel):
+    def __init__(
+        self,
+        codes: NDArray[np.uint8],
+        bits: int,
+        table: _Floats,
+        scales: _Sums,
+        layout: tuple[int, int, int, int, int, int],
+        first: int,
+        first_scale_row: int,
+        out: _Bytes,
+        dtype: int,
     ) -> None: ...
 
 class SumRuns(Kernel):
@@ -101,6 +129,20 @@ class QuantizeGroups(Kernel):
 class QuantizeColumns(Kernel):
     def __init__(
         self, values: _Bytes, dtype: int, first: int, width: int, parameters: _Floats, out: _Bytes
+    ) -> None: ...
+
+class FloorColumns(Kernel):
+    def __init__(
+        self,
+        values: _Bytes,
+        dtype: int,
+        first: int,
+        width: int,
+        ranges: _Floats,
+        most: float,
+        factor: float,
+        is_wide: bool,
+        out: _Bytes,
     ) -> None: ...
 
 class DequantizeGroups(Kernel):
@@ -148,9 +190,28 @@ class CountValues(Kernel):
     def __init__(self, values: _Bytes, dtype: int) -> None: ...
     def count(self, grids: _Integers, counts: NDArray[np.uint64], most: int) -> None: ...
 
-class CountChannels(Kernel):
+class CountRuns(Kernel):
     def __init__(
         self, values: _Bytes, dtype: int, outer: int, inner: int, grids: _Integers, counts: _Counts
+    ) -> None: ...
+
+class CountColumns(Kernel):
+    def __init__(
+        self, values: _Bytes, dtype: int, outer: int, inner: int, keys: _Integers, grids: _Integers, counts: _Counts
+    ) -> None: ...
+
+class ClipHistograms(Kernel):
+    def __init__(
+        self,
+        grids: _Integers,
+        counts: _Counts,
+        method: int,
+        is_symmetric: bool,
+        has_offset: bool,
+        bits: int,
+        quant_min: int,
+        quant_max: int,
+        ends: _Sums,
     ) -> None: ...
 
 class CountHalves(Kernel):
@@ -177,7 +238,9 @@ def are_apart(first: _Bytes, second: _Bytes) -> bool: ...
 def are_within(array: _Integers | _Floats, lowest: int, highest: int) -> bool: ...
 def block_sizes() -> dict[int, tuple[int, int]]: ...
 def clear_histograms(grids: _Integers) -> None: ...
-def coding_rows(scales: _Floats, zero_points: _Integers, qmin: int, qmax: int, rows: _Floats) -> None: ...
+def coding_rows(
+    scales: _Floats, zero_points: _Integers, offsets: _Floats | None, qmin: int, qmax: int, rows: _Floats
+) -> None: ...
 def error_chunk() -> int: ...
 def join_extremes(parts: list[tuple[_Integers, int, int]], bounds: _Integers) -> bool: ...
 def first_infinite(rows: _Sums) -> int: ...
@@ -194,6 +257,17 @@ def lsq_gradients(
 ) -> None: ...
 def merge_histograms(grids: _Integers, counts: _Counts, other_grids: _Integers, other_counts: _Counts) -> None: ...
 def parameters_between(
-    bounds: _Floats, is_symmetric: bool, qmin: int, qmax: int, scales: _Floats, zero_points: _Integers
+    bounds: _Floats, symmetric: bool, qmin: int, qmax: int, rows: _Floats, zero_points: _Integers | None
+) -> int: ...
+def quantize_small(
+    values: _Bytes,
+    dtype: int,
+    layout: _Layout,
+    symmetric: bool,
+    qmin: int,
+    qmax: int,
+    rows: _Floats,
+    zero_points: _Integers | None,
+    out: _Bytes,
 ) -> bool: ...
 def walk_strings(buffer: bytes | bytearray, offset: int, n_strings: int) -> tuple[int, int]: ...

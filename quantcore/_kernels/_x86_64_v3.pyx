@@ -1,2 +1,2 @@
-# The kernels of kernels.pxi, compiled for the CPU level this file is named after (flags: setup.py).
-include "kernels.pxi"
+# The kernels of level.pxi, compiled for the CPU level this file is named after (flags: setup.py).
+include "level.pxi"

@@ -1,60 +1,119 @@
-"""The parser, the arguments that several commands have, and the types of arguments."""
+"""The parser, arguments that several commands share, and the types of arguments."""
 
 import argparse
 import math
 import re
-from typing import NoReturn
+from collections.abc import Sequence
+from difflib import get_close_matches
+from functools import partial
+from typing import Any, NoReturn
 
-from quantcore.codebooks import check_block_size
+from quantcore._base.extras import EXTRAS, install_hint
+from quantcore._base.patterns import compile_pattern
+from quantcore._base.text import brief, printable
+from quantcore.blockwise.codebooks import check_block_size
 from quantcore.errors import QuantcoreError
-from quantcore.formats import supported_format
-from quantcore.tables import printable
+from quantcore.ggml.formats import supported_format
 
 PROGRAM = "quantcore"
+MAKE_DIGITS = f"{PROGRAM} demo -o digits"
+"""The first line of the examples that need models."""
 CODES = ("nf4", "fp4")
+STDOUT = "-"
+"""What stands for standard output where a command can write to it."""
 _MOST_DIGITS = 30
+_UNITS = {"K": 10**3, "M": 10**6, "G": 10**9}
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line; exit 2."""
+    """Reports a usage error in one line, with a suggestion for a mistyped flag, and exits with 2.
+
+    The help keeps the lines of the example at its end.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        keep_lines = partial(argparse.RawDescriptionHelpFormatter, max_help_position=28)
+        super().__init__(formatter_class=keep_lines, **options)
+        self._is_inner = False  # within a call of `parse_known_args`
+
+    def parse_known_args(  # type: ignore[override] # only this form is called
+        self, args: Sequence[str], namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse, but a parser refuses what it does not know itself, so that the refusal knows its flags.
+
+        Flags may stand between the other arguments, also where one of those may be left out.
+        """
+        if self._is_inner or self._subparsers is not None:
+            options, unknown = super().parse_known_args(args, namespace)
+            if not self._is_inner:
+                self._refuse(unknown)
+        else:
+            self._is_inner = True
+            options, unknown = self.parse_known_intermixed_args(args, namespace)
+            self._is_inner = False
+            self._refuse(unknown)
+        return options, unknown
+
+    def _refuse(self, unknown: Sequence[str]) -> None:
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._suggest_flag(unknown)}")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{PROGRAM}: error: {printable(message)} ({self.prog} --help shows the usage)\n")
 
+    def _suggest_flag(self, unknown: Sequence[str]) -> str:
+        flags = re.findall(r"--[a-z][a-z-]*", self.format_help())
+        mistyped = (word.partition("=")[0] for word in unknown if word.startswith("--"))
+        return next((hint for word in mistyped if (hint := did_you_mean(word, flags))), "")
+
+
+def add_parser(commands: Any, name: str, what: str, *example: str) -> Parser:
+    """Add the parser of a command. Its help ends with the example: commands that run as they stand in any folder."""
+    lines = "".join(f"\n  {line}" for line in example)
+    parser: Parser = commands.add_parser(
+        name, help=what, description=f"{what[0].upper()}{what[1:]}.", epilog=f"example:{lines}"
+    )
+    return parser
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """A suggestion to append to the refusal of a mistyped word, or nothing if no known word is close to it."""
+    close = get_close_matches(word.lower(), known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
 
 def add_common(parser: argparse.ArgumentParser) -> None:
-    """Add what every command has that reads much and writes a file."""
+    """Add the arguments of every command that reads large files and writes one."""
     parser.add_argument("--force", action="store_true", help="replace an existing output")
     add_reading(parser)
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
-    """Add what every command has that reads much."""
+    """Add the arguments of every command that reads large files."""
     parser.add_argument(
         "-j", "--threads", metavar="N", type=positive, help="threads (default: the CPUs of this process)"
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    parser.add_argument("--no-progress", action="store_true", help="no progress bar")
-
-
-def override(text: str) -> tuple[str, str]:
-    """REGEX=TYPE."""
-    pattern, separator, chosen = text.rpartition("=")
-    if not separator or not pattern:
-        raise argparse.ArgumentTypeError(f"expected REGEX=TYPE, got {text!r}")
-    return regex(pattern), supported_type(chosen)
+    parser.add_argument(
+        "--no-progress",
+        action="store_true",
+        help=f"no progress bar (the bar needs tqdm: {install_hint(EXTRAS['tqdm'])})",
+    )
 
 
 def regex(text: str) -> str:
     try:
-        re.compile(text)
-    except re.error as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression ({error})") from None
+        compile_pattern(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{brief(text)} is not a regular expression ({error})") from None
     return text
 
 
-def type_or_code(text: str) -> str:
-    return text.lower() if text.lower() in CODES else supported_type(text)
+def output_file(text: str) -> str:
+    """An output that is written at positions, so that it cannot be stdout."""
+    if text == STDOUT:
+        raise argparse.ArgumentTypeError("only a file can be written, not stdout; ./- is a file of this name")
+    return text
 
 
 def block_size(text: str) -> int:
@@ -66,15 +125,23 @@ def block_size(text: str) -> int:
 
 
 def positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text!r}")
+    if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {brief(text)}")
     return int(text)
 
 
 def natural(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS:
-        raise argparse.ArgumentTypeError(f"expected an integer >= 0, got {text[:80]!r}")
+        raise argparse.ArgumentTypeError(f"expected an integer >= 0, got {brief(text)}")
     return int(text)
+
+
+def file_size(text: str) -> int:
+    """Parse N, NK, NM or NG: bytes, thousands, millions or billions of them, as llama.cpp counts."""
+    digits, unit = (text[:-1], text[-1:].upper()) if text[-1:].upper() in _UNITS else (text, "")
+    if not digits.isascii() or not digits.isdigit() or len(digits) > _MOST_DIGITS or int(digits) < 1:
+        raise argparse.ArgumentTypeError(f"expected bytes such as 500M or 2G, got {brief(text)}")
+    return int(digits) * _UNITS.get(unit, 1)
 
 
 def number(text: str) -> float:
@@ -83,7 +150,7 @@ def number(text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a number, got {brief(text)}")
     return value
 
 

@@ -1,22 +1,28 @@
-"""`compare`: a quantized model against its reference, tensor by tensor, as a table, as JSON or as a quality gate."""
+"""`compare`: the error of each tensor of a quantized model, as a table, as JSON or as a quality gate."""
 
 import argparse
 from typing import Any
 
-from quantcore.cli.arguments import add_reading, number
-from quantcore.cli.terminal import print_json, progress_bar, say
-from quantcore.comparison import compare_models
-from quantcore.comparison_records import ModelComparison
-from quantcore.error_records import QuantErrorStats
-from quantcore.tables import bytes_text, decibels, table
+from quantcore._base.text import bytes_text, cut_middle, decibels, table
+from quantcore.analysis.stats import QuantErrorStats
+from quantcore.cli.arguments import MAKE_DIGITS, PROGRAM, add_parser, add_reading, number
+from quantcore.cli.terminal import print_json, progress_bar, say, show
+from quantcore.models.comparison import compare_models
+from quantcore.models.comparison_results import ModelComparison
 
 GATE_FAILED = 3
-_HEAD = ("tensor", "type", "SQNR dB", "MSE", "max error", "cosine", "bits a weight")
+_HEAD = ("tensor", "type", "SQNR dB", "MSE", "max error", "cosine", "bits per weight")
 
 
-def add_commands(commands: Any) -> None:
+def add_compare(commands: Any) -> None:
     """Add the parser of `compare`."""
-    parser = commands.add_parser("compare", help="measure how far a quantized model is from its reference")
+    parser = add_parser(
+        commands,
+        "compare",
+        "measure how far a quantized model is from its reference",
+        MAKE_DIGITS,
+        f"{PROGRAM} compare digits/digits-F32.gguf digits/digits-Q4_0.gguf",
+    )
     parser.add_argument(
         "reference", metavar="REF", help="GGUF file; or safetensors: a file, a folder of shards, an index"
     )
@@ -39,8 +45,8 @@ def _compare(options: argparse.Namespace) -> int:
     else:
         rows = [(t.name, t.type, *_cells(t.stats, t.bits_per_weight)) for t in result.tensors]
         total = ("(total)", "", *_cells(result.total, result.bits_per_weight))
-        print(table(_HEAD, [*rows, total], right=range(2, len(_HEAD))))
-        print(f"{bytes_text(result.reference_bytes)} -> {bytes_text(result.nbytes)}")
+        show(table(_HEAD, [*rows, total], right=range(2, len(_HEAD))))
+        show(f"{bytes_text(result.reference_bytes)} -> {bytes_text(result.nbytes)}")
     if options.fail_under_sqnr is not None and not result.passes(options.fail_under_sqnr):
         n_below = sum(t.stats.sqnr_db < options.fail_under_sqnr for t in result.tensors)
         missing = f", {len(result.missing)} missing" if result.missing else ""
@@ -51,11 +57,12 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def notes(result: ModelComparison) -> list[str]:
-    """What was not compared."""
+    """What is to be known of the files, and the tensors that were not compared, one line each."""
     return [
-        *(f"{name}: missing in QUANT" for name in result.missing),
-        *(f"{name}: only in QUANT" for name in result.extra),
-        *(f"{name}: has no elements" for name in result.empty),
+        *result.notices,
+        *(f"{cut_middle(name)}: missing in QUANT" for name in result.missing),
+        *(f"{cut_middle(name)}: only in QUANT" for name in result.extra),
+        *(f"{cut_middle(name)}: has no elements" for name in result.empty),
     ]
 
 

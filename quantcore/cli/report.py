@@ -3,22 +3,30 @@
 import argparse
 from typing import Any
 
-from quantcore.cli.arguments import add_common, natural
+from quantcore._base.text import decibels, printable, shorten
+from quantcore.cli.arguments import MAKE_DIGITS, PROGRAM, add_common, add_parser, natural, output_file
 from quantcore.cli.compare import notes
-from quantcore.cli.terminal import print_json, progress_bar, say
+from quantcore.cli.terminal import print_json, progress_bar, say, show
 from quantcore.report import write_report
-from quantcore.tables import decibels, printable
 
 
-def add_commands(commands: Any) -> None:
+def add_report(commands: Any) -> None:
     """Add the parser of `report`."""
-    parser = commands.add_parser("report", help="write a page of HTML that shows how good a quantized model is")
+    parser = add_parser(
+        commands,
+        "report",
+        "write a page of HTML that shows how good a quantized model is",
+        MAKE_DIGITS,
+        f"{PROGRAM} report digits/digits-F32.gguf digits/digits-Q4_0.gguf -o report.html",
+    )
     parser.add_argument(
         "reference", metavar="REF", help="GGUF file; or safetensors: a file, a folder of shards, an index"
     )
     parser.add_argument("quantized", metavar="QUANT", help="the same, quantized; also in bitsandbytes' layout")
-    parser.add_argument("-o", "--output", metavar="HTML", required=True, help="file to write")
-    parser.add_argument("--seed", metavar="S", type=natural, default=0, help="of the elements drawn (default: 0)")
+    parser.add_argument("-o", "--output", metavar="HTML", type=output_file, required=True, help="file to write")
+    parser.add_argument(
+        "--seed", metavar="S", type=natural, default=0, help="seed of the random sample of elements (default: 0)"
+    )
     add_common(parser)
     parser.set_defaults(command=_report)
 
@@ -40,8 +48,9 @@ def _report(options: argparse.Namespace) -> int:
         print_json({"output": options.output} | result.to_dict())
     else:
         worst = result.worst
-        print(
+        show(
             f"{printable(options.output)}: SQNR {decibels(result.total.sqnr_db)} dB, worst "
-            f"{decibels(worst.stats.sqnr_db)} dB ({printable(worst.name)}), {result.bits_per_weight:.2f} bits a weight"
+            f"{decibels(worst.stats.sqnr_db)} dB ({shorten(worst.name)}), "
+            f"{result.bits_per_weight:.2f} bits per weight"
         )
     return 0

@@ -1,4 +1,4 @@
-"""What a command writes to the terminal: JSON, one line for an error, a progress bar."""
+"""Output of commands: JSON, one-line errors, a progress bar."""
 
 import argparse
 import contextlib
@@ -8,14 +8,19 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from quantcore._base.text import json_value, shorten
 from quantcore.cli.arguments import PROGRAM
 from quantcore.errors import QuantcoreError
-from quantcore.tables import json_value, printable
+from quantcore.files.paths import naming
+
+_STDOUT = "standard output"
+
+_LONGEST_LINE = 4000  # names are cut where a message is made; this is for those that come from elsewhere, such as paths
 
 
 @contextlib.contextmanager
 def progress_bar(options: argparse.Namespace, what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on a terminal's stderr, if tqdm is installed."""
+    """A progress bar on stderr, if that is a terminal and tqdm is installed."""
     if options.no_progress or sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
@@ -33,8 +38,17 @@ def progress_bar(options: argparse.Namespace, what: str) -> Iterator[Callable[[i
         yield progress
 
 
+def show(text: str, *, end: str = "\n") -> None:
+    """Print on stdout; what its encoding lacks is escaped, since the work is done by then."""
+    if sys.stdout is None:
+        return
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    with naming(_STDOUT):
+        print(text.encode(encoding, "backslashreplace").decode(encoding), end=end)
+
+
 def print_json(value: Any) -> None:
-    print(json.dumps(json_value(value), indent=1, allow_nan=False))
+    show(json.dumps(json_value(value), indent=1, allow_nan=False))
 
 
 def message(error: BaseException) -> str:
@@ -47,7 +61,8 @@ def message(error: BaseException) -> str:
 
 def say(text: str) -> None:
     if sys.stderr is not None:
-        print(f"{PROGRAM}: {printable(' '.join(text.splitlines()))}", file=sys.stderr)
+        line = shorten(" ".join(text.splitlines()), _LONGEST_LINE)
+        print(f"{PROGRAM}: {line}", file=sys.stderr)
 
 
 def flush_stdout() -> None:
@@ -55,7 +70,8 @@ def flush_stdout() -> None:
     if sys.stdout is None:
         return
     try:
-        sys.stdout.flush()
+        with naming(_STDOUT):
+            sys.stdout.flush()
     except OSError:
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""What the report draws as distributions: errors, block scales, and weights with the levels they are rounded to."""
+"""The distributions in the report: errors, block scales, and weights with the levels they are rounded to."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ __all__ = ["BlockLevels", "block_levels", "log_scales", "relative_errors"]
 
 
 class BlockLevels(NamedTuple):
-    """Weights of blocks, each over the largest magnitude in its block, before and after quantization.
+    """Weights divided by the largest magnitude in their block, before and after quantization.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class BlockLevels(NamedTuple):
 
 
 def relative_errors(samples: Iterable[Sample]) -> dict[str, Floats32]:
-    """By type, the errors over the root mean square of their tensor's sample; tensors without error are left out."""
+    """Errors divided by the root mean square of their tensor's sample, by type; exact tensors are left out."""
     errors: dict[str, list[Floats32]] = {}
     for s in samples:
         rms = float(np.sqrt(np.mean(np.square(s.original, dtype=np.float64))))
@@ -40,9 +40,9 @@ def relative_errors(samples: Iterable[Sample]) -> dict[str, Floats32]:
 
 
 def log_scales(samples: Iterable[Sample]) -> dict[str, Floats32]:
-    """By type, the binary logarithms of the largest magnitude in each block of the original; zero blocks are left out.
+    """Binary logarithms of the largest magnitude in each block of the original, by type; zero blocks are left out.
 
-    The scale that a block is given follows this magnitude, whatever the format makes of it.
+    In every format, the scale of a block is roughly proportional to this magnitude.
     """
     scales: dict[str, list[Floats32]] = {}
     for s in samples:
@@ -53,7 +53,7 @@ def log_scales(samples: Iterable[Sample]) -> dict[str, Floats32]:
 
 
 def block_levels(samples: Iterable[Sample]) -> BlockLevels | None:
-    """Of the block type that most of the sample has; None if there is none."""
+    """The levels of the block type with the largest part of the sample; None if there is no block type."""
     of_blocks = [s for s in samples if s.block_size > 1]
     sizes: Counter[tuple[str, int]] = Counter()
     for s in of_blocks:

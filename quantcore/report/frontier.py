@@ -1,4 +1,4 @@
-"""What every format would make of a sample of the reference: bits a weight against SQNR, and which formats are best."""
+"""Every format on a sample of the reference: bits per weight against SQNR, and which formats are best."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcore.analysis import sqnr_db
-from quantcore.benchmarks import run_format_benchmark
+from quantcore.analysis.benchmarks import run_format_benchmark
+from quantcore.analysis.measures import sqnr_db
 from quantcore.errors import InvalidValueError
-from quantcore.formats import SUPPORTED_TYPES, dequantize, quantize
-from quantcore.ggml_types import GGUFQuantType
+from quantcore.ggml.formats import UNWEIGHTED_TYPES, dequantize, quantize
+from quantcore.ggml.types import GGUFQuantType
 from quantcore.report.samples import Sample
 
 __all__ = ["FormatPoint", "best_points", "format_points", "model_point"]
@@ -22,7 +22,7 @@ _FOUR_BIT = ("nf4", "nf4-double", "fp4", "fp4-double")
 
 
 class FormatPoint(NamedTuple):
-    """A format on the sample."""
+    """The size and the SQNR of a format on the sample."""
 
     name: str
     bits_per_weight: float
@@ -30,9 +30,10 @@ class FormatPoint(NamedTuple):
 
 
 def format_points(samples: Iterable[Sample], *, n_threads: int | None) -> tuple[FormatPoint, ...]:
-    """Every format that loses something and can hold the sampled matrices, the smallest first.
+    """Every lossy format that can hold the sampled matrices, the smallest first.
 
-    GGUF's types but F32, and the 4-bit codes of bitsandbytes. Elements are taken flat, in whole super-blocks.
+    These are GGUF's types except F32, and the 4-bit codes of bitsandbytes. Elements are flattened, in whole
+    super-blocks.
     """
     parts = [s.original[: s.original.size // _SUPER_BLOCK * _SUPER_BLOCK] for s in samples if s.is_matrix]
     values = np.concatenate([np.empty(0, np.float32), *parts])
@@ -63,7 +64,7 @@ def model_point(samples: Iterable[Sample]) -> FormatPoint | None:
 
 
 def best_points(points: Iterable[FormatPoint]) -> tuple[FormatPoint, ...]:
-    """Those that no other beats: fewer bits, or the same, with at least the SQNR."""
+    """The Pareto-optimal points: no other point has at most the bits and at least the SQNR."""
     best: list[FormatPoint] = []
     for point in sorted(points, key=lambda p: (p.bits_per_weight, -p.sqnr_db)):
         if not best or point.sqnr_db > best[-1].sqnr_db:
@@ -72,7 +73,7 @@ def best_points(points: Iterable[FormatPoint]) -> tuple[FormatPoint, ...]:
 
 
 def _measures(values: NDArray[np.float32], n_threads: int | None) -> Iterator[Callable[[], FormatPoint]]:
-    for qtype in SUPPORTED_TYPES:
+    for qtype in UNWEIGHTED_TYPES:
         if qtype != GGUFQuantType.F32:
             yield partial(_gguf_point, values, qtype, n_threads)
     for name in _FOUR_BIT:

@@ -1,11 +1,14 @@
-"""Where the labels of points go so that none covers another: the first place that is free, tried in a fixed order."""
+"""Placement of labels so that none covers another: the first free place, tried in a fixed order."""
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-__all__ = ["Box", "placed"]
+__all__ = ["Box", "place_labels"]
 
-_RINGS = 6
+_RINGS = 9
+_LINE_STEP = 2.0
 
 
 class Box(NamedTuple):
@@ -17,26 +20,34 @@ class Box(NamedTuple):
     top: float
 
     def meets(self, other: "Box") -> bool:
-        """Whether two rectangles have a part in common."""
+        """Whether two rectangles overlap."""
         is_beside = self.right <= other.left or other.right <= self.left
         return not is_beside and self.bottom < other.top and other.bottom < self.top
 
 
-def placed(
-    points: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]], frame: Box, *, radius: float
+def place_labels(
+    points: Sequence[tuple[float, float]],
+    sizes: Sequence[tuple[float, float]],
+    frame: Box,
+    *,
+    radius: float,
+    line: Sequence[tuple[float, float]] = (),
 ) -> list[Box]:
-    """A box beside each point, inside the frame if possible, clear of the others and of all points.
+    """A box beside each point, inside the frame if possible, clear of the others, of all points and of a line.
 
     Parameters
     ----------
     points : sequence of (x, y)
     sizes : sequence of (width, height)
-        Of the labels.
+        The sizes of the labels.
     frame : Box
     radius : float
-        Of what marks a point.
+        The radius of the mark of a point.
+    line : sequence of (x, y)
+        The corners of the line.
     """
-    taken = [Box(x - radius, y - radius, x + radius, y + radius) for x, y in points]
+    taken = list(_along(line))
+    taken += [Box(x - radius, y - radius, x + radius, y + radius) for x, y in points]
     boxes = []
     for point, size in zip(points, sizes, strict=True):
         candidates = list(_candidates(point, size, radius))
@@ -45,6 +56,15 @@ def placed(
         taken.append(box)
         boxes.append(box)
     return boxes
+
+
+def _along(line: Sequence[tuple[float, float]]) -> Iterator[Box]:
+    """Small boxes that cover a line."""
+    for (x0, y0), (x1, y1) in itertools.pairwise(line):
+        n = max(1, math.ceil(math.hypot(x1 - x0, y1 - y0) / _LINE_STEP))
+        for i in range(n + 1):
+            x, y = x0 + (x1 - x0) * i / n, y0 + (y1 - y0) * i / n
+            yield Box(x - _LINE_STEP / 2, y - _LINE_STEP / 2, x + _LINE_STEP / 2, y + _LINE_STEP / 2)
 
 
 def _candidates(point: tuple[float, float], size: tuple[float, float], radius: float) -> Iterator[Box]:

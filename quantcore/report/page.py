@@ -1,7 +1,7 @@
-"""The report as one page of HTML that needs nothing else: style, script and figures are inside.
+"""The report as one self-contained page of HTML: style, script and figures are embedded.
 
-Every text that comes from a file is escaped, and a content security policy allows no script but the page's own and no
-connection at all.
+Every text that comes from a file is escaped, and a content security policy allows only the page's own script and no
+connections.
 """
 
 import base64
@@ -12,11 +12,18 @@ from html import escape
 from importlib.resources import files
 from typing import NamedTuple
 
-from quantcore.comparison_records import ModelComparison, TensorComparison
-from quantcore.error_records import QuantErrorStats
-from quantcore.tables import bytes_text, decibels, printable
+from quantcore._base.text import bytes_text, cut_middle, decibels, printable, shorten
+from quantcore.analysis.stats import QuantErrorStats
+from quantcore.models.comparison_results import ModelComparison, TensorComparison
+from quantcore.models.layer_map import layer_map
+from quantcore.report.layer_map import map_section
 
 __all__ = ["Picture", "page"]
+
+_MOST_ROWS = 40
+"""Rows of the table of tensors, or lines of a list, that are shown unfolded."""
+
+_LONGEST_NAME = 1000  # a page breaks lines, so that longer names than in a table of text do no harm
 
 
 class Picture(NamedTuple):
@@ -30,7 +37,7 @@ class Picture(NamedTuple):
 
 _COLUMNS = (
     ("tensor", False), ("shape", False), ("type", False), ("SQNR dB", True), ("MSE", True), ("max error", True),
-    ("cosine", True), ("bits a weight", True), ("size", True),
+    ("cosine", True), ("bits per weight", True), ("size", True),
 )  # fmt: skip
 
 
@@ -40,12 +47,12 @@ def page(names: tuple[str, str], comparison: ModelComparison, pictures: Iterable
     Parameters
     ----------
     names : (str, str)
-        What the reference and the quantized model are called.
+        The names of the reference and the quantized model.
     comparison : ModelComparison
     pictures : iterable of Picture
-        Those without SVG are left out.
+        The figures; those without SVG are left out.
     footer : str
-        How the page was made.
+        Versions and settings that the page was made with.
     """
     reference, quantized = map(_text, names)
     style, script = (
@@ -71,7 +78,7 @@ def page(names: tuple[str, str], comparison: ModelComparison, pictures: Iterable
 {_tiles(comparison)}
 <div class="figures">
 {"".join(_figure(picture) for picture in pictures if picture.svg)}</div>
-{_not_compared(comparison)}{_table(comparison)}
+{map_section(layer_map(comparison.tensors))}{_list_not_compared(comparison)}{_table(comparison)}
 </main>
 <footer>{_text(footer)}</footer>
 <script>{script}</script>
@@ -86,8 +93,8 @@ def _tiles(comparison: ModelComparison) -> str:
     ratio = comparison.reference_bytes / comparison.nbytes
     tiles = [
         ("SQNR of all weights", _decibels(total), f"cosine similarity {total.cosine_similarity:.6f}"),
-        ("Worst tensor", _decibels(worst.stats), worst.name),
-        ("Bits a weight", f"{comparison.bits_per_weight:.2f}", "scales included"),
+        ("Worst tensor", _decibels(worst.stats), cut_middle(worst.name, _LONGEST_NAME)),
+        ("Bits per weight", f"{comparison.bits_per_weight:.2f}", "scales included"),
         (
             "Size",
             bytes_text(comparison.nbytes),
@@ -108,21 +115,28 @@ def _figure(picture: Picture) -> str:
     label = _text(f"{picture.title}. {picture.caption}")
     svg = picture.svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
     caption = f"<figcaption><strong>{_text(picture.title)}</strong>{_text(picture.caption)}</figcaption>"
-    return f"<figure{kind}>\n{caption}\n{svg}\n</figure>\n"
+    return f'<figure{kind}>\n{caption}\n<div class="scroll">{svg}</div>\n</figure>\n'
 
 
-def _not_compared(comparison: ModelComparison) -> str:
+def _list_not_compared(comparison: ModelComparison) -> str:
     parts = [
         ("Only in the reference", comparison.missing),
         ("Only in the quantized model", comparison.extra),
         ("Without elements", comparison.empty),
     ]
-    lists = "".join(
-        f"<p>{title}:</p>\n<ul>{''.join(f'<li>{_text(name)}</li>' for name in names)}</ul>\n"
-        for title, names in parts
-        if names
-    )
+    lists = "".join(_list(title, names) for title, names in parts if names)
     return f'<section class="missing">\n<h2>Not compared</h2>\n{lists}</section>\n' if lists else ""
+
+
+def _list(title: str, names: tuple[str, ...]) -> str:
+    items = "".join(f"<li>{_text(cut_middle(name, _LONGEST_NAME))}</li>" for name in names)
+    return _fold(f"{title}: {len(names)}", f"<ul>{items}</ul>\n", len(names))
+
+
+def _fold(title: str, content: str, n_rows: int) -> str:
+    """Content under a heading that opens and closes it; what is long is closed at first."""
+    is_open = " open" if n_rows <= _MOST_ROWS else ""
+    return f"<details{is_open}><summary>{title}</summary>\n{content}</details>\n"
 
 
 def _table(comparison: ModelComparison) -> str:
@@ -132,24 +146,27 @@ def _table(comparison: ModelComparison) -> str:
     )
     rows = "\n".join(_row(t) for t in comparison.tensors)
     total = _cells(comparison.total, comparison.bits_per_weight, comparison.nbytes)
-    return f"""<section class="tensors">
-<h2>All tensors</h2>
-<p class="hint">Worst first; a click on a head sorts.</p>
-<div class="scroll"><table class="sortable">
+    table = f"""<div class="scroll"><table class="sortable">
 <thead><tr>{heads}</tr></thead>
 <tbody>
 {rows}
 </tbody>
 <tfoot><tr><th scope="row">all weights</th><td></td><td></td>{total}</tr></tfoot>
 </table></div>
-</section>"""
+"""
+    n = len(comparison.tensors)
+    return f"""<section class="tensors">
+<h2>All tensors</h2>
+<p class="hint">Worst first; click a column heading to sort.</p>
+{_fold(f"{n} tensors", table, n)}</section>"""
 
 
 def _row(t: TensorComparison) -> str:
     shape = "x".join(map(str, t.shape)) or "scalar"
     kind = t.type if t.type == t.reference_type else f"{t.reference_type} → {t.type}"
     cells = _cells(t.stats, t.bits_per_weight, t.nbytes)
-    return f'<tr><th scope="row">{_text(t.name)}</th><td>{shape}</td><td>{_text(kind)}</td>{cells}</tr>'
+    name = _text(cut_middle(t.name, _LONGEST_NAME))
+    return f'<tr><th scope="row">{name}</th><td>{shorten(shape)}</td><td>{_text(kind)}</td>{cells}</tr>'
 
 
 def _cells(stats: QuantErrorStats, bits_per_weight: float, nbytes: int) -> str:
@@ -165,7 +182,7 @@ def _cells(stats: QuantErrorStats, bits_per_weight: float, nbytes: int) -> str:
 
 
 def _number(value: float) -> str:
-    """As JavaScript reads it."""
+    """A number as JavaScript reads it."""
     return repr(value).replace("inf", "Infinity")
 
 

@@ -1,5 +1,9 @@
 "use strict";
-// A click on a head sorts the rows by that column, a second one the other way round. Equal rows keep their order.
+// What is folded would be missing on paper.
+addEventListener("beforeprint", () => {
+  for (const folded of document.querySelectorAll("details")) folded.open = true;
+});
+// Clicking a heading sorts the rows by its column, clicking again reverses the order. Equal rows keep their order.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = Array.from(table.tHead.rows[0].cells);
   const collator = new Intl.Collator("en", { numeric: true });

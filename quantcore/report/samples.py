@@ -1,19 +1,20 @@
-"""A bounded part of two models, for what is drawn rather than counted: runs of elements at random places, by a seed."""
+"""A bounded random sample of two models for the figures: runs of elements at random places, from a seed."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcore._arrays import F32_MAX
-from quantcore.comparison_records import ModelComparison
-from quantcore.gguf.rules import n_dimensions
-from quantcore.model_values import MOST_ITEM_BYTES, ModelValues, TensorValues
+from quantcore._base.arrays import F32_MAX
+from quantcore.gguf.layout import n_dimensions
+from quantcore.models.comparison_results import ModelComparison
+from quantcore.models.opening import Model
+from quantcore.models.tensors import ModelTensor
 
 __all__ = ["RUN_ELEMENTS", "Sample", "sample_pairs"]
 
 RUN_ELEMENTS = 1 << 12
-"""Elements that are read in one go: whole blocks of every format."""
+"""Elements per read: whole blocks of every format."""
 _MOST_RUNS = 1 << 8
 _GGML_BLOCK = 32
 
@@ -22,18 +23,18 @@ Floats32 = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Sample:
-    """What was drawn from one tensor.
+    """The sample of one tensor.
 
     Attributes
     ----------
     name, type : str
         The type is that of the quantized model.
     block_size : int
-        Elements that share a scale there; 1 if none do.
+        Elements per scale in the quantized model; 1 if there are no scales.
     is_matrix : bool
-        Whether it is a matrix with rows of whole blocks, as quantizers take them.
+        Whether it is a matrix whose rows are whole blocks, as quantizers need them.
     bits_per_weight : float
-        In the quantized model.
+        Bits per weight in the quantized model.
     original, quantized : ndarray of float32, shape (n,)
         The same elements in both models, in runs of whole blocks.
     """
@@ -48,16 +49,16 @@ class Sample:
 
 
 def sample_pairs(
-    original: ModelValues, other: ModelValues, comparison: ModelComparison, *, seed: int, n_threads: int | None
+    original: Model, other: Model, comparison: ModelComparison, *, seed: int, n_threads: int | None
 ) -> list[Sample]:
-    """Draw up to about a million elements, each weight of the tensors compared with the same chance.
+    """Draw up to about a million elements; each weight of the compared tensors has the same chance.
 
     Parameters
     ----------
-    original, other : ModelValues
+    original, other : Model
         The open models.
     comparison : ModelComparison
-        What was compared.
+        The comparison of the two models.
     seed : int
         The same seed draws the same elements.
     n_threads : int, optional
@@ -71,7 +72,6 @@ def sample_pairs(
     if n_runs > _MOST_RUNS:
         drawn = np.sort(np.random.default_rng(seed).choice(n_runs, _MOST_RUNS, replace=False, shuffle=False))
     tensors = np.searchsorted(ends, drawn, side="right")
-    buffers = (np.empty(MOST_ITEM_BYTES * RUN_ELEMENTS, np.uint8), np.empty(4 * RUN_ELEMENTS, np.uint8))
     samples = []
     for i in np.unique(tensors).tolist():
         x, y = pairs[i]
@@ -84,21 +84,18 @@ def sample_pairs(
                 block_size=y.block_size,
                 is_matrix=n_dimensions(x.shape) > 1 and x.shape[-1] % _GGML_BLOCK == 0,
                 bits_per_weight=weights[x.name].bits_per_weight,
-                original=_values(x, runs, buffers, n_threads),
-                quantized=_values(y, runs, buffers, n_threads),
+                original=_values(x, runs, n_threads),
+                quantized=_values(y, runs, n_threads),
             )
         )
     return samples
 
 
-def _values(
-    tensor: TensorValues, runs: list[int], buffers: tuple[NDArray[np.uint8], NDArray[np.uint8]], n_threads: int | None
-) -> Floats32:
+def _values(tensor: ModelTensor, runs: list[int], n_threads: int | None) -> Floats32:
     parts = []
     for run in runs:
         start = run * RUN_ELEMENTS
-        data = tensor.read(start, min(start + RUN_ELEMENTS, tensor.size), buffers[0])
-        values = tensor.decoded(data, start, buffers[1], n_threads)
+        values = tensor.values(start, min(start + RUN_ELEMENTS, tensor.size), n_threads=n_threads)
         # float64 may be beyond float32
-        parts.append(np.clip(values.values(0, values.size), -F32_MAX, F32_MAX, dtype=np.float64).astype(np.float32))
+        parts.append(np.clip(values, -F32_MAX, F32_MAX, dtype=np.float64).astype(np.float32))
     return np.concatenate(parts)

@@ -1,16 +1,17 @@
-"""From two models to the report's file."""
+"""Write the report on two models to a file."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 
-from quantcore import _arrays, _parallel
-from quantcore._files import OutputFile, check_output
+from quantcore._base import arguments, parallel
+from quantcore._base.plotting import import_matplotlib
 from quantcore._kernels import LEVEL
 from quantcore._version import __version__
-from quantcore.comparison import compare_opened
-from quantcore.comparison_records import ModelComparison
-from quantcore.model_values import ModelValues
+from quantcore.files.disk import OutputFile, check_output
+from quantcore.models.comparison import compare_opened
+from quantcore.models.comparison_results import ModelComparison
+from quantcore.models.opening import open_model
 from quantcore.report import figures
 from quantcore.report.distributions import block_levels, log_scales, relative_errors
 from quantcore.report.frontier import format_points, model_point
@@ -32,19 +33,19 @@ def write_report(
     n_threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ModelComparison:
-    """Write one page of HTML that shows how good a quantized model is; it needs no network and no other file.
+    """Write one self-contained page of HTML that shows how good a quantized model is.
 
-    The figures of the table are those of `compare_models`, over all elements; what is drawn as a distribution, and the
-    comparison of formats, come from up to a million elements.
+    The figures of the table are those of `compare_models`, over all elements; the distributions and the comparison of
+    formats are computed from a random sample of up to a million elements.
 
     Parameters
     ----------
     reference, quantized : path
         As for `compare_models`.
     target : path
-        The HTML file. It appears whole or not at all, and is the same for the same models, seed and versions.
+        The HTML file. It is written atomically, and is the same for the same models, seed and versions.
     seed : int, default 0
-        Which elements are drawn, if the models have more of them.
+        The seed of the random sample, if the models have more elements than it.
     force : bool, default False
         Replace an existing file.
     n_threads : int, optional
@@ -55,7 +56,7 @@ def write_report(
     Returns
     -------
     ModelComparison
-        What the page shows.
+        The comparison that the page shows.
 
     Raises
     ------
@@ -66,10 +67,10 @@ def write_report(
     OSError
         A file cannot be read or written; the output exists or is an input (OutputFileError).
     """
-    figures.import_matplotlib()
-    seed = _arrays.integer(seed, "seed", 0, _MOST_SEED)
-    _parallel.check_threads(n_threads)
-    with ModelValues(reference) as original, ModelValues(quantized) as other:
+    import_matplotlib("the report")
+    seed = arguments.integer(seed, "seed", 0, _MOST_SEED)
+    parallel.check_threads(n_threads)
+    with open_model(reference) as original, open_model(quantized) as other:
         inputs = (*original.paths, *other.paths)
         check_output(target, force=force, inputs=inputs)  # before the work rather than after it
         comparison = compare_opened(original, other, n_threads=n_threads, progress=progress)
@@ -87,13 +88,13 @@ def _pictures(comparison: ModelComparison, samples: list[Sample], n_threads: int
     return [
         Picture(
             "Worst tensors",
-            "Signal to quantization noise of each tensor, the worst ones first.",
+            "Signal-to-quantization-noise ratio of each tensor, the worst first.",
             figures.worst_tensors(comparison, colours),
             is_wide=True,
         ),
         Picture(
             "Formats",
-            "What each format would make of the matrices; on the line are those that no other beats.",
+            "Each format applied to the matrices; the line joins the formats that no other one beats.",
             figures.format_frontier(points, model_point(samples)),
             is_wide=True,
         ),
@@ -104,12 +105,12 @@ def _pictures(comparison: ModelComparison, samples: list[Sample], n_threads: int
         ),
         Picture(
             "Weights and levels",
-            "Where the weights of a block lie, and the levels that they are rounded to.",
+            "The weights of blocks, and the levels that they are rounded to.",
             figures.weight_distribution(block_levels(samples)),
         ),
         Picture(
             "Block scales",
-            "The range that the blocks of the reference ask of their scales.",
+            "The largest magnitudes in the blocks of the reference, which their scales have to cover.",
             figures.scale_distribution(log_scales(samples), colours),
         ),
     ]

@@ -1,6 +1,6 @@
-"""Between tensors and kernels, without copies: the memory of new tensors to write to, checked buffers of modules.
+"""Tensors as arguments of kernels without copies, and the checked buffers and states of modules.
 
-Tensors of users come in through `quantcore._arrays` as all arrays do; here is what only torch needs.
+Tensors of users pass through `quantcore._base.arrays` as all arrays do; this module has what only torch needs.
 """
 
 import functools
@@ -13,25 +13,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from quantcore import _arrays
+from quantcore._base import arrays
+from quantcore._base.text import brief
 from quantcore.errors import InvalidTypeError, InvalidValueError
-from quantcore.tables import brief
+from quantcore.files.strict_json import parse_text
 
+_SHORTEST_STATE = 1024
 P = ParamSpec("P")
 R = TypeVar("R")
 
 ELEMENT_TYPES = {
-    torch.float32: _arrays.FLOAT32,
-    torch.float16: _arrays.FLOAT16,
-    torch.bfloat16: _arrays.BFLOAT16,
+    torch.float32: arrays.FLOAT32,
+    torch.float16: arrays.FLOAT16,
+    torch.bfloat16: arrays.BFLOAT16,
 }
-"""What kernels write. They compute in float32, so float64 is widened from that."""
+"""The dtypes that kernels can write. They compute in float32; float64 results are widened from it."""
 
 
 def eager(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that `torch.compile` calls as it is, since it cannot see into kernels.
+    """Make `torch.compile` call a function as it is, since it cannot trace kernels.
 
-    `torch.compiler.disable` loads the compiler, which takes seconds: only where something else has loaded it.
+    `torch.compiler.disable` loads the compiler, which takes seconds, so it is used only if the compiler is loaded.
     """
     opaque: list[Callable[P, R]] = []
 
@@ -46,13 +48,13 @@ def eager(function: Callable[P, R]) -> Callable[P, R]:
     return called
 
 
-def floats(tensor: Any, name: str) -> torch.Tensor:
-    """A dense float tensor on the CPU, as it is.
+def take_floats(tensor: Any, name: str) -> torch.Tensor:
+    """Check that it is a dense float tensor on the CPU, and return it.
 
     Raises
     ------
     InvalidTypeError
-        It is no tensor, lies on another device (also "meta"), is sparse, or has no float dtype.
+        It is not a tensor, is on another device (including "meta"), is sparse, or has no float dtype.
     """
     if not isinstance(tensor, torch.Tensor):
         raise InvalidTypeError(f"{name}: expected a torch.Tensor, got {type(tensor).__name__}")
@@ -64,26 +66,26 @@ def floats(tensor: Any, name: str) -> torch.Tensor:
 
 
 def readable(tensor: torch.Tensor) -> Any:
-    """A checked tensor as an argument of a function of quantcore; float32, the usual case, in the quickest way."""
+    """A checked tensor as an argument of a quantcore function; float32, the usual case, takes a short cut."""
     return tensor.detach().numpy() if tensor.dtype == torch.float32 and not tensor.is_neg() else tensor
 
 
 def writable_bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:
-    """The memory of a contiguous tensor that was just made."""
+    """The memory of a new contiguous tensor as an array."""
     raw = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
-    return _arrays.bytes_of(raw.numpy())
+    return arrays.bytes_of(raw.numpy())
 
 
 def output(tensor: torch.Tensor) -> NDArray[Any]:
-    """A contiguous tensor that was just made, as the `out=` of a function of quantcore."""
+    """A new contiguous tensor as the `out=` of a quantcore function."""
     if tensor.dtype != torch.bfloat16:
         return tensor.numpy()
-    wanted, _ = _arrays.float_dtype("bfloat16", "dtype")
+    wanted, _ = arrays.float_dtype("bfloat16", "dtype")
     return tensor.view(torch.int16).numpy().view(wanted)
 
 
 def array(tensor: torch.Tensor, name: str) -> NDArray[Any]:
-    """A read-only NumPy view of a buffer, which a record takes over without a copy."""
+    """A read-only NumPy view of a buffer."""
     if tensor.device.type != "cpu":
         raise InvalidTypeError(f"{name}: expected a CPU tensor, got one on device {tensor.device}")
     view: NDArray[Any] = tensor.detach().numpy()
@@ -96,22 +98,24 @@ def tensor_of(values: NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(np.array(values, order="C"))
 
 
-def packed_state(version: int, fields: dict[str, Any]) -> torch.Tensor:
-    """A module's extra state as a tensor of JSON, so that a state_dict holds nothing but tensors (safetensors)."""
+def pack_state(version: int, fields: dict[str, Any]) -> torch.Tensor:
+    """A module's extra state as a tensor of JSON, so that a state_dict holds only tensors, as safetensors needs."""
     text = json.dumps({"version": version} | fields)
-    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+    # Blanks up to a power of two: the states of a model and of its average have the same length.
+    length = max(_SHORTEST_STATE, 1 << (len(text) - 1).bit_length())
+    return torch.frombuffer(bytearray(text.ljust(length).encode()), dtype=torch.uint8)
 
 
-def unpacked_state(
+def unpack_state(
     state: Any, version: int, layout: dict[str, Any], name: str, others: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """The fields of `packed_state`: `others`, and those of `layout` with the same values; all else is refused."""
+    """The fields of `packed_state`: those named in `others`, and `layout` unchanged; anything else is refused."""
     keys = {*layout, *others}
     try:
-        fields = json.loads(bytes(state.to(torch.uint8).cpu().numpy()))
-    except (AttributeError, TypeError, ValueError) as error:
+        fields = parse_text(bytes(state.to(torch.uint8).cpu().numpy()))
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise InvalidValueError(f"{name}: the extra state is not what get_extra_state gave ({brief(error)})") from None
-    if not isinstance(fields, dict) or fields.pop("version", None) != version:
+    if fields.pop("version", None) != version:
         raise InvalidValueError(f"{name}: the extra state has an unknown version; known: {version}")
     if set(fields) != keys:
         raise InvalidValueError(f"{name}: the extra state has fields {brief(sorted(fields))}, expected {sorted(keys)}")
@@ -122,14 +126,14 @@ def unpacked_state(
 
 
 class ChecksState:
-    """A mixin for modules: an extra state that is refused is refused before torch copies any tensor of the module."""
+    """A mixin for modules: a bad extra state is refused before torch copies any tensor of the module."""
 
     def _checked_state(self, state: Any) -> Any:
-        """What `set_extra_state` takes over; raises if that is nothing for this module."""
+        """Check the extra state and return what `set_extra_state` restores."""
         raise NotImplementedError
 
     def set_extra_state(self, state: Any) -> None:
-        """Refuse the state of a module with other parameters."""
+        """Refuse the state of a module with different parameters."""
         self._checked_state(state)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
@@ -140,9 +144,9 @@ class ChecksState:
 
 
 class KeepsDtypes:
-    """A mixin for modules: `.half()` and `.to(dtype)` leave the buffers and parameters named here as they are.
+    """A mixin for modules: `.half()` and `.to(dtype)` do not convert the buffers and parameters named here.
 
-    Scales in float16 would be other scales: codes that were made for the exact ones would decode to something else.
+    Scales rounded to float16 would no longer match their codes, which would decode to different values.
     """
 
     _exact: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """Fake quantization of tensors with gradients: clipped straight-through, and learned step size (LSQ).
 
-The kernels compute in float32. A float64 tensor is accepted and its result widened, so that models in double run;
-finite differences of it see the steps of float32.
+The kernels compute in float32. A float64 tensor is accepted and its result widened, so that models in float64
+run; finite differences see the steps of float32.
 """
 
 from typing import Any
@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from quantcore import _arrays, fake_quant
-from quantcore._arrays import flag
-from quantcore.errors import InvalidValueError
-from quantcore.granularity import (
+from quantcore._base import arguments
+from quantcore._base.arguments import flag
+from quantcore.affine.params import (
     QuantGranularity,
     QuantMode,
     QuantParams,
@@ -21,13 +20,15 @@ from quantcore.granularity import (
     check_params,
     code_range,
 )
-from quantcore.lsq import lsq_backward
+from quantcore.errors import InvalidValueError
+from quantcore.qat import fake_quant
+from quantcore.qat.lsq import lsq_backward
 from quantcore.torch import _tensors
 
 __all__ = ["fake_quantize", "fake_quantize_learned"]
 
 SMALLEST_SCALE = float(np.finfo(np.float32).eps)
-"""A learned scale below this counts as this, as in torch's learnable fake-quantize modules."""
+"""The smallest learned scale; smaller ones are raised to it, as in torch's learnable fake-quantize modules."""
 
 
 @_tensors.eager
@@ -55,9 +56,9 @@ def fake_quantize(x: torch.Tensor, params: QuantParams) -> torch.Tensor:
 
     Notes
     -----
-    float32: to the last bit as `torch.fake_quantize_per_tensor_affine` and `torch.fake_quantize_per_channel_affine`.
+    float32: bit for bit as `torch.fake_quantize_per_tensor_affine` and `torch.fake_quantize_per_channel_affine`.
     """
-    return _FakeQuantize.apply(_tensors.floats(x, "x"), check_params(params))
+    return _FakeQuantize.apply(_tensors.take_floats(x, "x"), check_params(params))
 
 
 @_tensors.eager
@@ -67,7 +68,7 @@ def fake_quantize_learned(
     zero_point: torch.Tensor | None = None,
     *,
     bits: int = 8,
-    granularity: QuantGranularity | None = None,
+    granularity: QuantGranularity | str | None = None,
     narrow_range: bool = True,
     grad_factor: float | None = None,
 ) -> torch.Tensor:
@@ -78,12 +79,12 @@ def fake_quantize_learned(
     x : torch.Tensor
         As for `fake_quantize`.
     scale : torch.Tensor, shape (num_groups,)
-        One below 2**-23 counts as 2**-23; its gradient passes all the same.
+        Scales below 2**-23 are raised to 2**-23; their gradient passes unchanged.
     zero_point : torch.Tensor, shape (num_groups,), optional
         Rounded to the nearest code. None: symmetric codes.
     bits : int, default 8
         2 to 8.
-    granularity : QuantGranularity, optional
+    granularity : QuantGranularity, "per_tensor" or "per_channel", optional
         None: per tensor.
     narrow_range : bool, default True
         Symmetric codes from -qmax; False: from -qmax - 1.
@@ -101,13 +102,15 @@ def fake_quantize_learned(
         `x` holds NaN or inf; there are not as many scales or zero points as `granularity` asks for; a zero point is not
         finite; `bits` is out of range.
     TypeError
-        A tensor is not a dense float tensor on the CPU; `narrow_range` is no bool, `grad_factor` no number.
+        A tensor is not a dense float tensor on the CPU; `narrow_range` is not a bool; `grad_factor` is not a number.
     """
     flag(narrow_range, "narrow_range")
     if grad_factor is not None:
-        grad_factor = _arrays.number(grad_factor, "grad_factor")
+        grad_factor = arguments.number(grad_factor, "grad_factor")
     mode = QuantMode.SYMMETRIC if zero_point is None else QuantMode.ASYMMETRIC
-    params = learned_params(scale, zero_point, check_bits(bits), mode, check_granularity(granularity), narrow_range)
+    params = read_learned_params(
+        scale, zero_point, check_bits(bits), mode, check_granularity(granularity), narrow_range
+    )
     return learned(x, scale, zero_point, params, grad_factor)
 
 
@@ -118,11 +121,11 @@ def learned(
     params: QuantParams,
     grad_factor: float | None,
 ) -> torch.Tensor:
-    """`fake_quantize_learned` with what `learned_params` made of scale and zero point."""
-    return _Learned.apply(_tensors.floats(x, "x"), scale, zero_point, params, grad_factor)
+    """`fake_quantize_learned` with the parameters from `learned_params`."""
+    return _Learned.apply(_tensors.take_floats(x, "x"), scale, zero_point, params, grad_factor)
 
 
-def learned_params(
+def read_learned_params(
     scale: torch.Tensor,
     zero_point: torch.Tensor | None,
     bits: int,
@@ -130,7 +133,7 @@ def learned_params(
     granularity: QuantGranularity,
     narrow_range: bool,
 ) -> QuantParams:
-    """The parameters that tensors of scales and zero points stand for while they are learned."""
+    """The parameters for learned scales and zero points."""
     quant_min, quant_max = code_range(bits, mode, narrow_range=narrow_range)
     scales = np.maximum(_values(scale, "scale"), np.float32(SMALLEST_SCALE))
     zero_points = np.zeros(scales.size, np.int32)
@@ -143,7 +146,7 @@ def learned_params(
 
 
 def _values(tensor: Any, name: str) -> Any:
-    values = _tensors.floats(tensor, name).detach()
+    values = _tensors.take_floats(tensor, name).detach()
     return (values if values.dtype == torch.float32 else values.float()).reshape(-1).numpy()
 
 
@@ -152,7 +155,7 @@ class _FakeQuantize(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, params: QuantParams) -> torch.Tensor:
         ctx.save_for_backward(x)
         ctx.params = params
-        return _fake_quantized(x, params)
+        return _fake_quantize(x, params)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
@@ -161,7 +164,7 @@ class _FakeQuantize(torch.autograd.Function):
 
 
 class _InRange(torch.autograd.Function):
-    """A gradient where the code of `x` is in range, zero elsewhere: linear in it, and so its own derivative."""
+    """The gradient where the code of `x` is in range, zero elsewhere. It is linear in the gradient."""
 
     @staticmethod
     def forward(ctx: Any, grad: torch.Tensor, x: torch.Tensor, params: QuantParams) -> torch.Tensor:
@@ -190,7 +193,7 @@ class _Learned(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(x, scale, zero_point)
         ctx.params, ctx.grad_factor = params, grad_factor
-        return _fake_quantized(x, params)
+        return _fake_quantize(x, params)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -198,10 +201,10 @@ class _Learned(torch.autograd.Function):
 
 
 class _LearnedGradients(torch.autograd.Function):
-    """The gradients of `_Learned`. They depend on x and scale in ways that nobody defines, so they have none.
+    """The gradients of `_Learned`, which have no defined derivative with respect to x and scale.
 
-    `once_differentiable` does not do: it cuts the gradients off from what they are made of, and the second derivative
-    is silently that of everything else.
+    `once_differentiable` does not suffice: it detaches the gradients, and the second derivative would silently lack
+    their part.
     """
 
     @staticmethod
@@ -228,13 +231,13 @@ class _LearnedGradients(torch.autograd.Function):
         raise RuntimeError("fake_quantize_learned: cannot differentiate twice through a learned scale")
 
 
-def _fake_quantized(x: torch.Tensor, params: QuantParams) -> torch.Tensor:
+def _fake_quantize(x: torch.Tensor, params: QuantParams) -> torch.Tensor:
     y = _new_like(x)
     fake_quant.forward(_tensors.readable(x), params, "x", None, _tensors.output(y))
     return y.to(x.dtype)
 
 
 def _new_like(x: torch.Tensor) -> torch.Tensor:
-    """New contiguous memory for a result of the kernels."""
+    """A new contiguous tensor for a result of the kernels."""
     dtype = x.dtype if x.dtype in _tensors.ELEMENT_TYPES else torch.float32
     return torch.empty(x.shape, dtype=dtype)

@@ -1,4 +1,4 @@
-"""A linear layer with a frozen 4-bit weight and, if asked for, low-rank adapters: QLoRA on the CPU."""
+"""A linear layer with a frozen 4-bit weight and optional low-rank adapters: QLoRA on the CPU."""
 
 import math
 from typing import Any, Self
@@ -6,21 +6,21 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from quantcore import _arrays
-from quantcore._arrays import flag
-from quantcore.blockwise import (
+from quantcore._base import arguments
+from quantcore._base.arguments import flag
+from quantcore._base.records import borrow
+from quantcore._base.text import brief
+from quantcore.blockwise.codebooks import check_block_size, codebook_of
+from quantcore.blockwise.quantize import (
     BLOCK_SIZE,
     DOUBLE_QUANT_BLOCK_SIZE,
-    codebook_of,
     dequantize_4bit,
     dequantize_4bit_double,
     quantize_4bit,
     quantize_4bit_double,
 )
-from quantcore.blockwise_records import DoubleQuantized4Bit, Quantized4Bit
-from quantcore.codebooks import check_block_size
+from quantcore.blockwise.records import DoubleQuantized4Bit, Quantized4Bit
 from quantcore.errors import InvalidTypeError, InvalidValueError
-from quantcore.tables import brief
 from quantcore.torch import _tensors
 from quantcore.torch.matmul import Record, matmul_4bit
 
@@ -32,7 +32,7 @@ _STATE_VERSION = 1
 class Linear4bit(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
     """`x @ W.T + bias`, W frozen in 4 bits, plus `alpha / rank * (dropout(x) @ A.T) @ B.T` of trainable adapters.
 
-    Made by `from_linear` or `from_quantized`; the constructor makes one of zeros that `load_state_dict` can fill.
+    Use `from_linear` or `from_quantized`; the constructor creates a layer of zeros for `load_state_dict` to fill.
 
     Parameters
     ----------
@@ -42,27 +42,27 @@ class Linear4bit(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
     block_size : int, default 64
         Weights that share a scale (see `quantcore.quantize_4bit`).
     scale_code : {"linear", "dynamic"}, optional
-        Double quantization (see `quantcore.quantize_4bit_double`); None: a float32 scale a block.
+        Double quantization (see `quantcore.quantize_4bit_double`); None: one float32 scale per block.
     rank : int, default 0
-        Of the adapters; 0: none.
+        The rank of the adapters; 0: no adapters.
     alpha : float, optional
-        None: `rank`, so that adapters are added as they are.
+        The adapters are scaled by `alpha / rank`; None: `rank`, so that they are added unscaled.
     dropout : float, default 0.0
-        On the adapters' input, in training.
+        The dropout probability of the adapters' input in training.
 
     Attributes
     ----------
     record : Quantized4Bit or DoubleQuantized4Bit
         The weight, in the memory of the buffers.
     weight : torch.Tensor
-        The weight decoded anew at every access, float32, without the adapters.
+        The weight without the adapters, float32, decoded at every access.
     lora_a, lora_b : torch.nn.Parameter or None
-        A of shape (rank, in_features), B of shape (out_features, rank). A starts random, B with zeros.
+        A of shape (rank, in_features), B of shape (out_features, rank). A is initialised randomly, B with zeros.
 
     Raises
     ------
     ValueError, TypeError
-        A parameter is not one of the allowed; the message names it.
+        A parameter is not allowed; the message names it.
 
     Notes
     -----
@@ -101,8 +101,8 @@ class Linear4bit(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.in_features = _arrays.integer(in_features, "in_features", 1)
-        self.out_features = _arrays.integer(out_features, "out_features", 1)
+        self.in_features = arguments.integer(in_features, "in_features", 1)
+        self.out_features = arguments.integer(out_features, "out_features", 1)
         self.quant_type = codebook_of(quant_type).name
         self.block_size = check_block_size(block_size, "block_size")
         if scale_code is not None and not isinstance(scale_code, str):
@@ -110,9 +110,9 @@ class Linear4bit(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
         if scale_code not in (None, "linear", "dynamic"):
             raise InvalidValueError(f"scale_code: expected None, 'linear' or 'dynamic', got {brief(scale_code)}")
         self.scale_code = scale_code
-        self.rank = _arrays.integer(rank, "rank", 0)
+        self.rank = arguments.integer(rank, "rank", 0)
         self.alpha = _positive(rank or 1 if alpha is None else alpha, "alpha")
-        self.dropout = _arrays.number(dropout, "dropout")
+        self.dropout = arguments.number(dropout, "dropout")
         if not 0 <= self.dropout < 1:
             raise InvalidValueError(f"dropout: expected a number in [0, 1), got {brief(dropout)}")
         has_bias = flag(bias, "bias")
@@ -152,7 +152,7 @@ class Linear4bit(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
         Parameters
         ----------
         linear : torch.nn.Linear
-            On the CPU; it is not changed. The bias is copied.
+            A layer on the CPU; it is not changed. The bias is copied.
         quant_type, block_size, scale_code, rank, alpha, dropout
             As for `Linear4bit`.
 
@@ -162,7 +162,7 @@ class Linear4bit(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
         """
         if not isinstance(linear, nn.Linear):
             raise InvalidTypeError(f"linear: expected a torch.nn.Linear, got {type(linear).__name__}")
-        weight = _tensors.floats(linear.weight, "linear.weight")
+        weight = _tensors.take_floats(linear.weight, "linear.weight")
         q: Record
         if scale_code is None:
             q = quantize_4bit(weight, block_size=block_size, quant_type=quant_type)
@@ -185,9 +185,9 @@ class Linear4bit(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
         Parameters
         ----------
         q : Quantized4Bit or DoubleQuantized4Bit, shape (out_features, in_features)
-            Copied.
+            The weight, which is copied.
         bias : torch.Tensor, shape (out_features,), optional
-            Copied.
+            The bias, which is copied.
         rank, alpha, dropout
             As for `Linear4bit`.
 
@@ -199,7 +199,7 @@ class Linear4bit(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
             raise InvalidTypeError(f"q: expected a Quantized4Bit or a DoubleQuantized4Bit, got {type(q).__name__}")
         if len(q.shape) != 2:
             raise InvalidValueError(f"q: expected a matrix, got shape {q.shape}")
-        if bias is not None and tuple(_tensors.floats(bias, "bias").shape) != q.shape[:1]:
+        if bias is not None and tuple(_tensors.take_floats(bias, "bias").shape) != q.shape[:1]:
             raise InvalidValueError(f"bias: expected shape {q.shape[:1]}, got {tuple(bias.shape)}")
         scale_code = None
         if isinstance(q, DoubleQuantized4Bit):
@@ -224,22 +224,24 @@ class Linear4bit(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
 
     @property
     def record(self) -> Record:
-        """The weight as a record in the memory of the buffers, checked anew."""
-        shape = (self.out_features, self.in_features)
-        codes = _tensors.array(self.codes, "codes")
+        """The weight as a record in the memory of the buffers, checked again at every access."""
+        of_codes: dict[str, Any] = {
+            "data": _tensors.array(self.codes, "codes"),
+            "shape": (self.out_features, self.in_features),
+            "block_size": self.block_size,
+            "quant_type": self.quant_type,
+        }
         if self.scale_code is None:
             scales = _tensors.array(self.scales, "scales")
-            return Quantized4Bit(scales, codes, shape, self.block_size, self.quant_type)
-        return DoubleQuantized4Bit(
-            _tensors.array(self.quantized_scales, "quantized_scales"),
-            _tensors.array(self.super_scales, "super_scales"),
-            float(self.offset),
-            codes,
-            shape,
-            self.block_size,
-            self.quant_type,
-            DOUBLE_QUANT_BLOCK_SIZE,
-            self.scale_code,
+            return borrow(Quantized4Bit, scales=scales, **of_codes)
+        return borrow(
+            DoubleQuantized4Bit,
+            quantized_scales=_tensors.array(self.quantized_scales, "quantized_scales"),
+            super_scales=_tensors.array(self.super_scales, "super_scales"),
+            offset=float(self.offset),
+            super_block_size=DOUBLE_QUANT_BLOCK_SIZE,
+            scale_code=self.scale_code,
+            **of_codes,
         )
 
     @property
@@ -260,7 +262,7 @@ class Linear4bit(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
         return y.add(update.to(y.dtype), alpha=self.alpha / self.rank)
 
     def merge(self) -> nn.Linear:
-        """A plain linear layer with the decoded weight, the adapters added to it; float32.
+        """A plain float32 linear layer with the decoded weight plus the adapters.
 
         Returns
         -------
@@ -276,15 +278,34 @@ class Linear4bit(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
             linear.bias = nn.Parameter(self.bias.detach().float().clone())
         return linear
 
+    def to_peft(self) -> dict[str, torch.Tensor]:
+        """The adapters by the names that PEFT has for them in a layer; `save_peft_adapter` writes those of a model.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            `lora_A.weight` of shape (rank, in_features), `lora_B.weight` of shape (out_features, rank): copies. PEFT
+            scales their product by `lora_alpha / r`, which are `alpha` and `rank` here.
+
+        Raises
+        ------
+        InvalidValueError
+            The layer has no adapters.
+        """
+        if self.lora_a is None or self.lora_b is None:
+            raise InvalidValueError("rank: expected an integer >= 1, got 0: the layer has no adapters")
+        adapters = {"lora_A.weight": self.lora_a, "lora_B.weight": self.lora_b}
+        return {name: tensor.detach().clone().contiguous() for name, tensor in adapters.items()}
+
     def get_extra_state(self) -> torch.Tensor:
-        """How the codes are to be read, for `state_dict`."""
-        return _tensors.packed_state(_STATE_VERSION, self._layout())
+        """How to decode the codes, for `state_dict`."""
+        return _tensors.pack_state(_STATE_VERSION, self._layout())
 
     def _checked_state(self, state: Any) -> Any:
-        return _tensors.unpacked_state(state, _STATE_VERSION, self._layout(), "Linear4bit")
+        return _tensors.unpack_state(state, _STATE_VERSION, self._layout(), "Linear4bit")
 
     def extra_repr(self) -> str:
-        """What stands in the parentheses of `repr`."""
+        """The text in the parentheses of `repr`."""
         scale_code = f", scale_code={self.scale_code!r}" if self.scale_code else ""
         adapters = f", rank={self.rank}, alpha={self.alpha:g}, dropout={self.dropout}" if self.rank else ""
         return (
@@ -298,7 +319,7 @@ class Linear4bit(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
 
 
 def _positive(value: Any, name: str) -> float:
-    number = _arrays.number(value, name)
+    number = arguments.number(value, name)
     if number <= 0:
         raise InvalidValueError(f"{name}: expected a positive number, got {brief(value)}")
     return number

@@ -1,12 +1,12 @@
-"""Products with a 4-bit weight that is decoded as it is needed, a block of rows at a time, forward and backward."""
+"""Products with a 4-bit weight, which is decoded block of rows by block of rows, forward and backward."""
 
 from math import gcd
 from typing import Any
 
 import torch
 
-from quantcore import blockwise
-from quantcore.blockwise_records import DoubleQuantized4Bit, Quantized4Bit
+from quantcore.blockwise import decoding
+from quantcore.blockwise.records import DoubleQuantized4Bit, Quantized4Bit
 from quantcore.errors import InvalidTypeError, InvalidValueError
 from quantcore.torch import _tensors
 
@@ -15,7 +15,7 @@ __all__ = ["matmul_4bit"]
 Record = Quantized4Bit | DoubleQuantized4Bit
 
 BLOCK_ELEMENTS = 1 << 21
-"""Elements that are decoded together: few enough for a cache, and so many that threads seldom wait for each other."""
+"""Elements that are decoded together: few enough for the cache, enough that threads seldom wait for each other."""
 
 
 @_tensors.eager
@@ -38,9 +38,9 @@ def matmul_4bit(x: torch.Tensor, q: Record, bias: torch.Tensor | None = None) ->
     Raises
     ------
     ValueError
-        `q` is no matrix or does not fit `x`.
+        `q` is not a matrix or does not fit `x`.
     TypeError
-        `x` is not a dense float tensor on the CPU; `q` is no 4-bit record.
+        `x` is not a dense float tensor on the CPU; `q` is not a 4-bit record.
 
     Notes
     -----
@@ -49,12 +49,12 @@ def matmul_4bit(x: torch.Tensor, q: Record, bias: torch.Tensor | None = None) ->
     """
     if not isinstance(q, Record):
         raise InvalidTypeError(f"q: expected a Quantized4Bit or a DoubleQuantized4Bit, got {type(q).__name__}")
-    _tensors.floats(x, "x")
+    _tensors.take_floats(x, "x")
     if len(q.shape) != 2 or x.ndim == 0 or x.shape[-1] != q.shape[1]:
         raise InvalidValueError(
             f"q: expected a matrix with as many columns as x of shape {tuple(x.shape)}, got {q.shape}"
         )
-    if bias is not None and tuple(_tensors.floats(bias, "bias").shape) != q.shape[:1]:
+    if bias is not None and tuple(_tensors.take_floats(bias, "bias").shape) != q.shape[:1]:
         raise InvalidValueError(f"bias: expected shape {q.shape[:1]}, got {tuple(bias.shape)}")
     y: torch.Tensor = _Matmul4bit.apply(x, q)
     return y if bias is None else y.add_(bias)
@@ -78,7 +78,7 @@ class _Matmul4bit(torch.autograd.Function):
 
 
 class _MatmulTransposed(torch.autograd.Function):
-    """`grad @ W`: the gradient of `_Matmul4bit`, of which that is the gradient in turn."""
+    """`grad @ W`, the gradient of `_Matmul4bit`, whose own gradient is `_Matmul4bit` again."""
 
     @staticmethod
     def forward(ctx: Any, grad: torch.Tensor, q: Record) -> torch.Tensor:
@@ -86,7 +86,7 @@ class _MatmulTransposed(torch.autograd.Function):
         dtype = grad.dtype
         rows = grad.reshape(grad.shape[:-1].numel(), q.shape[0])
         is_short = dtype in (torch.float16, torch.bfloat16)
-        # Sums over many blocks of rows: not in 8 or 11 bits.
+        # Summed over many blocks of rows, so not in the 8 or 11 bits of a half's mantissa.
         total = torch.zeros((len(rows), q.shape[1]), dtype=torch.float32 if is_short else dtype)
         for start, weight in _RowBlocks(q, dtype):
             part = rows[:, start : start + len(weight)]
@@ -102,7 +102,7 @@ class _MatmulTransposed(torch.autograd.Function):
 
 
 class _RowBlocks:
-    """The weight as blocks of rows: (first row, matrix), each in the memory of the one before."""
+    """The weight as blocks of rows: (first row, matrix); each block reuses the memory of the one before."""
 
     def __init__(self, q: Record, dtype: torch.dtype) -> None:
         self.q, self.dtype = q, dtype
@@ -123,7 +123,7 @@ class _RowBlocks:
         for start in range(0, n_rows, self.step):
             stop = min(start + self.step, n_rows)
             first = start * n_columns
-            blockwise.decode_into(
+            decoding.decode_into(
                 q.data[first // 2 :],
                 scales[first // q.block_size :],
                 q.block_size,

@@ -1,19 +1,33 @@
-"""Whole models: layers replaced by twins for quantization-aware training, and these by quantized ones afterwards."""
+"""Whole models: replace layers for quantization-aware training, and by quantized layers afterwards."""
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
+from quantcore._base import arguments
+from quantcore._base.text import brief
+from quantcore.affine.params import QuantGranularity, QuantParams
+from quantcore.affine.tensor import QuantizedTensor, quantize_with_params
 from quantcore.errors import InvalidTypeError, InvalidValueError
-from quantcore.granularity import QuantGranularity, QuantParams
-from quantcore.quantized_tensor import QuantizedTensor, quantize_with_params
-from quantcore.tables import brief
 from quantcore.torch import _tensors
+from quantcore.torch.batch_norm import fold_batch_norms
+from quantcore.torch.coverage import (
+    Skipped,
+    is_parametrized,
+    is_prepared,
+    is_supported,
+    skipped_modules,
+    supported_text,
+)
 from quantcore.torch.fake_quantizer import FakeQuantize
-from quantcore.torch.layers import CONVERTED, PREPARED, QuantizedWeight
+from quantcore.torch.layer_table import converted_types, output_axis, prepared_types
+from quantcore.torch.layers import QuantizedWeight
 
 __all__ = ["convert", "prepare_qat"]
 
@@ -24,8 +38,9 @@ def prepare_qat(
     weight: FakeQuantize | None = None,
     activation: FakeQuantize | None = None,
     modules: Iterable[type[nn.Module] | str] | None = None,
+    fold_batch_norm: bool = False,
 ) -> nn.Module:
-    """Fake-quantize the weights of a model's layers, and their inputs if asked for, from now on.
+    """Make a model's layers fake-quantize their weights, and optionally their inputs.
 
     Parameters
     ----------
@@ -33,25 +48,36 @@ def prepare_qat(
         Changed in place. Its parameters stay the same objects under the same names: optimizers, tied weights and
         checkpoints keep working.
     weight : FakeQuantize, optional
-        What every weight gets a copy of; layers that share a weight share the copy. None: 8 bits, symmetric, a scale
-        for each output channel (row of an embedding), found anew at every step.
+        The prototype that is copied for every weight; layers that share a weight share the copy. None: 8 bits,
+        symmetric, one scale per output channel (row of an embedding), computed again at every step. Per channel of
+        axis 0 means output channels: those of ConvTranspose (within a group) and Conv1D are axis 1.
     activation : FakeQuantize, optional
-        What the input of every layer but embeddings gets a copy of. None: inputs stay as they are.
+        The prototype that is copied for the input of every layer except embeddings. None: inputs are not quantized.
     modules : iterable of types or of names, optional
-        Which layers: types among Linear, Conv1d, Conv2d, Conv3d and Embedding, or qualified names. None: all of these
-        types. Subclasses of them are left alone, as are embeddings with `max_norm`.
+        Which layers: types among Linear, Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d, Embedding, EmbeddingBag
+        and transformers' Conv1D, or qualified names. None: all of these types. Subclasses of them are left alone, as
+        are embeddings with `max_norm` or sparse gradients. Weights that `torch.nn.utils.parametrizations` compute, as
+        weight_norm does, are fake-quantized as they come out.
+    fold_batch_norm : bool, default False
+        First fold each batch normalization into the layer before it (see `fold_batch_norms`).
 
     Returns
     -------
     torch.nn.Module
-        `model`; or if it is such a layer itself, its twin.
+        `model`; or if it is such a layer itself, its replacement. Its attribute `skipped` lists the modules that have
+        weights and were left as they are (`Skipped`: name, kind, reason).
+
+    Warns
+    -----
+    UserWarning
+        Something was skipped though `modules` is None, or there is nothing to prepare.
 
     Raises
     ------
     ValueError
-        There is no module of a name that was asked for.
+        There is no module of a requested name.
     TypeError
-        A layer or type that was asked for is not supported; an argument has another type.
+        A requested layer or type is not supported; an argument has another type.
     """
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
@@ -60,127 +86,174 @@ def prepare_qat(
             raise InvalidTypeError(f"{name}: expected a quantcore.torch.FakeQuantize, got {brief(prototype)}")
     if weight is None:
         weight = FakeQuantize(granularity=QuantGranularity.per_channel(), observer="current")
-    chosen = _chosen(model, modules)
-    of_parameters: dict[int, FakeQuantize] = {}
+    if arguments.flag(fold_batch_norm, "fold_batch_norm"):
+        fold_batch_norms(model)
+    chosen = _choose_modules(model, modules)
+    skipped = skipped_modules(model)
+    _warn(model, chosen, skipped if modules is None else ())
+    names = {module: name for name, module in model.named_modules()}
+    of_parameters: dict[tuple[int, int], FakeQuantize] = {}
 
-    def prepared(module: nn.Module) -> nn.Module | None:
+    def fake_quant_of(module: nn.Module, value: torch.Tensor) -> FakeQuantize:
+        axis = output_axis(module)
+        is_moved = axis != 0 and weight.granularity == QuantGranularity.per_channel()
+        made = weight.along(axis) if is_moved else copy.deepcopy(weight)
+        made.label = f"{names[module]}.weight".lstrip(".")
+        made.allocate(tuple(value.shape))
+        if weight.learn_scale:
+            made.calibrate(value)
+        return made
+
+    def prepare_module(module: nn.Module) -> nn.Module | None:
         if module not in chosen:
             return None
-        parameter = module._parameters["weight"]
-        assert parameter is not None
-        if id(parameter) not in of_parameters:
-            of_parameters[id(parameter)] = copy.deepcopy(weight)
-            if weight.learn_scale:
-                of_parameters[id(parameter)].calibrate(parameter)
-        twin = _twin(module, PREPARED[type(module)])
-        twin.weight_fake_quant = of_parameters[id(parameter)]
-        if activation is not None and not isinstance(module, nn.Embedding):
+        twin = module
+        if is_parametrized(module):
+            value: Any = module.weight
+            parametrize.register_parametrization(module, "weight", fake_quant_of(module, value.detach()), unsafe=True)
+        else:
+            parameter = module._parameters["weight"]
+            assert parameter is not None
+            key = id(parameter), output_axis(module)
+            if key not in of_parameters:
+                of_parameters[key] = fake_quant_of(module, parameter)
+            twin = _build_twin(module, prepared_types()[type(module)])
+            twin.weight_fake_quant = of_parameters[key]
+        if activation is not None and not isinstance(module, nn.Embedding | nn.EmbeddingBag):
             twin.input_fake_quant = copy.deepcopy(activation)
+            twin.input_fake_quant.label = f"{names[module]}.input".lstrip(".")
             twin.register_forward_pre_hook(_fake_quantize_input, with_kwargs=True)
         return twin
 
-    return _replaced(model, prepared)
+    model = _replace(model, prepare_module)
+    model.__dict__["skipped"] = skipped  # a plain attribute, of no interest to torch
+    return model
 
 
-def convert(model: nn.Module) -> nn.Module:
+def _warn(model: nn.Module, chosen: set[nn.Module], skipped: tuple[Skipped, ...]) -> None:
+    """Say what stays as it is, in one line."""
+    if skipped:
+        listed = ", ".join(f"{entry.name or 'the model'} ({entry.kind})" for entry in skipped[:8])
+        more = f" and {len(skipped) - 8} more" if len(skipped) > 8 else ""
+        warnings.warn(f"prepare_qat: left as they are: {listed}{more}; see the model's `skipped`", stacklevel=3)
+    elif not chosen and not any(is_prepared(module) for module in model.modules()):
+        warnings.warn(f"prepare_qat: the model has no {supported_text()}: nothing was prepared", stacklevel=3)
+
+
+def convert(model: nn.Module, *, fold_batch_norm: bool = False) -> nn.Module:
     """Replace the fake-quantized weights of a model by codes and scales.
 
     Parameters
     ----------
     model : torch.nn.Module
-        What `prepare_qat` returned; changed in place. Its weights as they are now are quantized, whether its layers are
-        enabled or not; one that was never used is calibrated first.
+        What `prepare_qat` returned; changed in place. The current weights are quantized, whether fake quantization
+        is enabled or not; a layer that was never used is calibrated first.
+    fold_batch_norm : bool, default False
+        First fold each batch normalization into the layer before it, whose scales are then found anew.
 
     Returns
     -------
     torch.nn.Module
-        `model`; or if it is such a layer itself, what that became. Its outputs are exactly those that `model` had, with
-        observers disabled. Weights are no parameters any more: codes and scales are in the `state_dict`.
+        `model`; or if it is such a layer itself, its replacement. The outputs are exactly those of `model` with
+        observers disabled. Weights are no longer parameters: codes and scales are in the `state_dict`.
     """
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if arguments.flag(fold_batch_norm, "fold_batch_norm"):
+        fold_batch_norms(model)
     weights: dict[tuple[int, int], QuantizedWeight] = {}
 
-    def converted(module: nn.Module) -> nn.Module | None:
-        if type(module) not in CONVERTED:
+    def convert_module(module: nn.Module) -> nn.Module | None:
+        if is_parametrized(module) and is_prepared(module):
+            return _convert_parametrized(module)
+        if type(module) not in converted_types():
             return None
         parameter, fake_quant = module._parameters["weight"], module.weight_fake_quant
         assert isinstance(parameter, nn.Parameter)
         assert isinstance(fake_quant, FakeQuantize)
         key = id(parameter), id(fake_quant)
         if key not in weights:
-            weights[key] = _quantized(parameter, fake_quant)
-        twin = _twin(module, CONVERTED[type(module)])
+            weights[key] = _quantize(parameter, fake_quant)
+        twin = _build_twin(module, converted_types()[type(module)])
         del twin._parameters["weight"], twin._modules["weight_fake_quant"]
         twin.weight_quantized = weights[key]
         return twin
 
-    model = _replaced(model, converted)
+    model = _replace(model, convert_module)
     for module in model.modules():
         if isinstance(module, FakeQuantize):
             module.disable_observer()
     return model
 
 
-def _quantized(parameter: nn.Parameter, fake_quant: FakeQuantize) -> QuantizedWeight:
+@torch.no_grad()
+def _convert_parametrized(module: nn.Module) -> nn.Module:
+    """The layer with a quantized weight instead of the parametrizations, the last of which fake-quantizes it."""
+    parametrizations: Any = module.parametrizations["weight"]  # type: ignore[index]
+    *others, fake_quant = parametrizations
+    originals = [parametrizations._parameters[name] for name in sorted(parametrizations._parameters)]
+    value = others[0](*originals)
+    for other in others[1:]:
+        value = other(value)
+    quantized = _quantize(nn.Parameter(value), fake_quant)
+    # Not `remove_parametrizations`, which changes a class that copies of the module share.
+    twin = _build_twin(module, converted_types()[prepared_types()[parametrize.type_before_parametrizations(module)]])
+    del twin._modules["parametrizations"]
+    twin.weight_quantized = quantized
+    return twin
+
+
+def _quantize(parameter: nn.Parameter, fake_quant: FakeQuantize) -> QuantizedWeight:
     params = _params(parameter, fake_quant)
-    codes = quantize_with_params(_tensors.floats(parameter, "weight"), params)
+    codes = quantize_with_params(_tensors.take_floats(parameter, "weight"), params)
     return QuantizedWeight(QuantizedTensor(codes, params, codes.shape), parameter.dtype)
 
 
 def _params(parameter: nn.Parameter, fake_quant: FakeQuantize) -> QuantParams:
-    if not parameter.numel():  # any scale will do, if there are as many as rows that may be looked up
+    if not parameter.numel():  # any scale will do, as long as there is one per row that may be looked up
         n = max(1, fake_quant.granularity.sharing(tuple(parameter.shape)).n_scales)
         limits = fake_quant.quant_min, fake_quant.quant_max
         scales, zero_points = np.ones(n, np.float32), np.zeros(n, np.int32)
         return QuantParams(scales, zero_points, fake_quant.granularity, fake_quant.mode, fake_quant.bits, *limits)
-    # Parameters of the current weight alone are those of the weight as it is now, not at the last step.
+    # With "current", parameters come from the weight as it is now, not as it was at the last step.
     is_current = fake_quant.observer is None and fake_quant.is_observer_enabled and not fake_quant.learn_scale
     if is_current or not fake_quant.is_calibrated:
         fake_quant.calibrate(parameter)
     return fake_quant.params
 
 
-def _chosen(model: nn.Module, modules: Iterable[type[nn.Module] | str] | None) -> set[nn.Module]:
-    """The layers to be replaced; of those that were asked for by name, each is one."""
-    types, names = set(PREPARED), set()
+def _choose_modules(model: nn.Module, modules: Iterable[type[nn.Module] | str] | None) -> set[nn.Module]:
+    """The layers to replace; every name that was requested must be one of them."""
+    known = prepared_types()
+    types, names = set(known), set()
     if modules is not None:
         if isinstance(modules, str | type):
             raise InvalidTypeError(f"modules: expected types or names in a list or tuple, got {brief(modules)}")
         modules = list(modules)
         types = {wanted for wanted in modules if isinstance(wanted, type)}
         names = {wanted for wanted in modules if isinstance(wanted, str)}
-        unsupported = [wanted for wanted in modules if not isinstance(wanted, str) and wanted not in PREPARED]
+        unsupported = [wanted for wanted in modules if not isinstance(wanted, str) and wanted not in known]
         if unsupported:
-            raise InvalidTypeError(f"modules: expected {_supported_text()} or names, got {brief(unsupported[0])}")
+            raise InvalidTypeError(f"modules: expected {supported_text()} or names, got {brief(unsupported[0])}")
     chosen = set()
     found = dict(model.named_modules(remove_duplicate=False))
     for name in sorted(names):
         if name not in found:
             raise InvalidValueError(f"modules: the model has no module {name!r}")
-        if not _is_supported(found[name]):
+        if not is_supported(found[name]):
             kind = type(found[name]).__name__
             raise InvalidTypeError(
-                f"modules: {name!r} is a {kind} that cannot be replaced; supported: {_supported_text()}"
+                f"modules: {name!r} is a {kind} that cannot be replaced; supported: {supported_text()}"
             )
         chosen.add(found[name])
-    return chosen | {module for module in found.values() if type(module) in types and _is_supported(module)}
+    return chosen | {
+        module
+        for module in found.values()
+        if parametrize.type_before_parametrizations(module) in types and is_supported(module)
+    } - {module for module in found.values() if is_prepared(module)}
 
 
-def _supported_text() -> str:
-    return ", ".join(kind.__name__ for kind in PREPARED)
-
-
-def _is_supported(module: nn.Module) -> bool:
-    """Whether its forward uses the parameter `weight` and nothing else of it."""
-    return (
-        type(module) in PREPARED
-        and isinstance(module._parameters.get("weight"), nn.Parameter)
-        and getattr(module, "max_norm", None) is None
-    )
-
-
-def _twin(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
+def _build_twin(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
     """A module of another class with the same parameters, buffers, children, hooks and attributes."""
     twin = object.__new__(kind)
     for name, value in vars(module).items():
@@ -188,8 +261,8 @@ def _twin(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
     return twin
 
 
-def _replaced(model: nn.Module, replacement: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
-    """Replace modules by what `replacement` returns unless that is None; one that occurs twice by the same."""
+def _replace(model: nn.Module, replacement: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
+    """Replace modules by what `replacement` returns unless it is None; a shared module gets one shared replacement."""
     made: dict[nn.Module, nn.Module] = {}
     for module in list(model.modules()):
         twin = replacement(module)
@@ -209,6 +282,7 @@ def _fake_quantize_input(
     assert isinstance(fake_quant, FakeQuantize)
     if args:
         return (fake_quant(args[0]), *args[1:]), kwargs
-    if "input" in kwargs:
-        return args, kwargs | {"input": fake_quant(kwargs["input"])}
-    return args, kwargs  # for the layer's own complaint
+    for name in ("input", "x"):
+        if name in kwargs:
+            return args, kwargs | {name: fake_quant(kwargs[name])}
+    return args, kwargs  # so that the layer itself raises its error

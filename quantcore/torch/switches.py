@@ -8,24 +8,24 @@ __all__ = ["disable_fake_quant", "disable_observer", "enable_fake_quant", "enabl
 
 
 def enable_fake_quant(module: nn.Module) -> None:
-    """For `model.apply`: every FakeQuantize quantizes."""
+    """For `model.apply`: switch fake quantization on in every FakeQuantize."""
     if isinstance(module, FakeQuantize):
         module.enable_fake_quant()
 
 
 def disable_fake_quant(module: nn.Module) -> None:
-    """For `model.apply`: every FakeQuantize lets tensors pass as they are."""
+    """For `model.apply`: switch fake quantization off in every FakeQuantize."""
     if isinstance(module, FakeQuantize):
         module.disable_fake_quant()
 
 
 def enable_observer(module: nn.Module) -> None:
-    """For `model.apply`: every FakeQuantize observes."""
+    """For `model.apply`: switch the observer of every FakeQuantize on."""
     if isinstance(module, FakeQuantize):
         module.enable_observer()
 
 
 def disable_observer(module: nn.Module) -> None:
-    """For `model.apply`: every FakeQuantize keeps its scales."""
+    """For `model.apply`: switch the observer of every FakeQuantize off, so that scales stay."""
     if isinstance(module, FakeQuantize):
         module.disable_observer()

@@ -1,0 +1,139 @@
+"""Checks of arguments that are not arrays: integers, numbers, flags, shapes, states. A refusal names the parameter."""
+
+import itertools
+import math
+import operator
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from quantcore._base.text import brief
+from quantcore.errors import InvalidTypeError, InvalidValueError
+
+_MOST_ELEMENTS = (1 << 60) - 1  # NumPy can still count the bytes of so many elements of 8 bytes
+_MOST_DIMENSIONS = 64
+_F32_MAX = float(np.finfo(np.float32).max)
+
+
+def power_of_two(value: Any, name: str, lowest: int, highest: int) -> int:
+    """An integer that is a power of two in [lowest, highest]."""
+    number = integer(value, name, lowest, highest)
+    if number & (number - 1):
+        raise InvalidValueError(f"{name}: expected a power of two from {lowest} to {highest}, got {number}")
+    return number
+
+
+def integer(value: Any, name: str, lowest: int, highest: int | None = None) -> int:
+    """An integer in [lowest, highest]; a bool or a float is refused even if it is whole."""
+    if type(value) is int and lowest <= value and (highest is None or value <= highest):
+        return value
+    allowed = f"an integer >= {lowest}" if highest is None else f"an integer from {lowest} to {highest}"
+    if isinstance(value, (bool, np.bool_)):
+        raise InvalidTypeError(f"{name}: expected {allowed}, got {value!r}")
+    try:
+        number = operator.index(value)
+    except Exception:  # whatever the object's own code raises
+        raise InvalidTypeError(f"{name}: expected {allowed}, got {brief(value)}") from None
+    if number < lowest or (highest is not None and number > highest):
+        raise InvalidValueError(f"{name}: expected {allowed}, got {brief(number)}")
+    return number
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a real number, and not a bool."""
+    return isinstance(value, Real) and not isinstance(value, (bool, np.bool_))
+
+
+def number(value: Any, name: str) -> float:
+    """A finite real number; a bool is refused."""
+    result = _widen(value, name)
+    if not math.isfinite(result):
+        raise InvalidValueError(f"{name}: expected a finite number, got {result}")
+    return result
+
+
+def float32(value: Any, name: str) -> float:
+    """A real number, rounded to float32 and finite there; a bool is refused."""
+    result = _widen(value, name)
+    if not abs(result) <= _F32_MAX:
+        raise InvalidValueError(f"{name}: must be finite in float32, got {brief(value)}")
+    return float(np.float32(result))
+
+
+def _widen(value: Any, name: str) -> float:
+    if not is_number(value):
+        raise InvalidTypeError(f"{name}: expected a number, got {brief(value)}")
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond float64
+        return math.inf
+
+
+def count(value: Any, name: str) -> int:
+    """How many elements an array has."""
+    n = integer(value, name, 0)
+    if n > _MOST_ELEMENTS:
+        raise InvalidValueError(f"{name}: {brief(n)} are more than 2**60 - 1 elements")
+    return n
+
+
+def figure(value: Any, name: str) -> float:
+    """A real number, also an infinite one; NaN and a bool are refused."""
+    if isinstance(value, float) and math.isinf(value):
+        return float(value)
+    return number(value, name)
+
+
+def flag(value: Any, name: str) -> bool:
+    """True or False; anything else is refused, even if it is truthy or falsy."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise InvalidTypeError(f"{name}: expected a bool, got {brief(value)}")
+    return bool(value)
+
+
+def choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
+    """One of a few words."""
+    if not isinstance(value, str) or value not in choices:
+        raise InvalidValueError(f"{name}: expected one of {', '.join(choices)}, got {brief(value)}")
+    return value
+
+
+def entries(value: Any, name: str, what: str) -> list[Any]:
+    """What an iterable gives; a string is none, since its letters are hardly meant."""
+    try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError
+        return list(value)
+    except Exception:  # whatever the object's own code raises
+        raise InvalidTypeError(f"{name}: expected an iterable of {what}, got {brief(value)}") from None
+
+
+def state(mapping: Any, form: str, version: int) -> Mapping[str, Any]:
+    """What a `to_dict` returned: a mapping whose `format` and `version` are these."""
+    if not isinstance(mapping, Mapping):
+        raise InvalidTypeError(f"mapping: expected a mapping, got {brief(mapping)}")
+    if not isinstance(mapping.get("format"), str) or mapping["format"] != form:
+        raise InvalidValueError(f"format: expected {form!r}, got {brief(mapping.get('format'))}")
+    if type(mapping.get("version")) is not int or mapping["version"] != version:
+        raise InvalidValueError(f"version: {brief(mapping.get('version'))} is unknown; known: {version}")
+    return mapping
+
+
+def shape(value: Any, name: str = "shape") -> tuple[int, ...]:
+    """A shape of at least one dimension."""
+    try:
+        extents = tuple(itertools.islice(value, _MOST_DIMENSIONS + 1))
+    except Exception:  # whatever the object's own code raises
+        raise InvalidTypeError(f"{name}: expected a tuple of integers, got {brief(value)}") from None
+    if not extents:
+        raise InvalidValueError(f"{name}: must have at least one dimension, got ()")
+    if len(extents) > _MOST_DIMENSIONS:
+        raise InvalidValueError(f"{name}: expected at most {_MOST_DIMENSIONS} dimensions, got {brief(extents)}")
+    extents = tuple(integer(extent, name, 0, _MOST_ELEMENTS) for extent in extents)
+    size = 1
+    for extent in extents:
+        if extent and (size := size * extent) > _MOST_ELEMENTS:
+            raise InvalidValueError(f"{name}: {brief(extents)} has more than 2**60 - 1 elements")
+    return extents

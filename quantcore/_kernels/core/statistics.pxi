@@ -1,0 +1,309 @@
+# statistics.pxi: histograms and selection, for _core.pyx. A histogram is a row of four int32, its Grid
+# (histogram.pxd), and a row of N_BINS counts. Threads do not share counts: the caller gives each call its own arrays or
+# disjoint rows, and adds them up.
+from libc.stdlib cimport calloc, free, malloc
+
+from quantcore._kernels.passes.histogram cimport (
+    MOST_COUNTED,
+    N_BINS,
+    N_TABLES,
+    Count,
+    Grid,
+    Histogram,
+    clear,
+    clear_grid,
+    fold,
+    merge,
+    move,
+    widened,
+)
+from quantcore._kernels.table cimport SLOT_COLUMNS, SLOT_ROWS, ClipJob
+
+cdef enum:
+    MANY_VALUES = 1 << 17  # values per channel from which clearing and adding up several tables pays off
+
+HISTOGRAM_BINS = N_BINS
+
+
+cdef Grid* grid_at(int32_t[:, ::1] grids, int64_t row) noexcept nogil:
+    return <Grid*> &grids[row, 0]
+
+
+def clear_histograms(int32_t[:, ::1] grids):
+    """Set grids to those of empty histograms; the counts must be zero."""
+    cdef int64_t i
+    for i in range(grids.shape[0]):
+        clear_grid(grid_at(grids, i))
+
+
+ctypedef struct Merging:
+    int64_t n
+    Grid* grids
+    uint32_t* counts  # of the two, the one that is not NULL
+    uint64_t* wide_counts
+    const Grid* other_grids
+    const uint32_t* other_counts
+    const uint64_t* other_wide_counts
+
+
+def merge_histograms(
+    int32_t[:, ::1] grids, Count[:, ::1] counts, const int32_t[:, ::1] other_grids, const Count[:, ::1] other_counts
+):
+    """Add histograms row by row."""
+    cdef Merging merging
+    merging.n = grids.shape[0]
+    if merging.n == 0:
+        return
+    merging.counts = merging.wide_counts = NULL
+    merging.grids, merging.other_grids = grid_at(grids, 0), <const Grid*> &other_grids[0, 0]
+    if Count is uint32_t:
+        merging.counts, merging.other_counts = &counts[0, 0], &other_counts[0, 0]
+    else:
+        merging.wide_counts, merging.other_wide_counts = &counts[0, 0], &other_counts[0, 0]
+    run_with_stack(merge_rows, &merging)
+
+
+cdef void merge_rows(void* argument) noexcept nogil:
+    cdef const Merging* merging = <const Merging*> argument
+    cdef uint64_t row[N_BINS]
+    cdef int64_t i, j
+    for i in range(merging.n):
+        for j in range(N_BINS):
+            row[j] = (
+                merging.other_counts[i * N_BINS + j]
+                if merging.counts != NULL
+                else merging.other_wide_counts[i * N_BINS + j]
+            )
+        if merging.counts != NULL:
+            merge(&merging.grids[i], merging.counts + i * N_BINS, &merging.other_grids[i], row)
+        else:
+            merge(&merging.grids[i], merging.wide_counts + i * N_BINS, &merging.other_grids[i], row)
+
+
+cdef void merge_into(Grid* grid, Count* counts, const Histogram* histogram) noexcept nogil:
+    cdef uint64_t folded[N_BINS]
+    fold(histogram, folded)
+    merge(grid, counts, &histogram.grid, folded)
+
+
+ctypedef struct OneHistogram:
+    Histogram* histogram
+    Grid* grid
+    uint64_t* counts
+
+
+cdef class CountValues(Kernel):
+    """Counts of all values in one histogram. Items are elements."""
+
+    cdef const uint8_t* values
+    cdef int dtype
+
+    def __init__(self, object values, int dtype):
+        self.values, self.dtype = self.read(values), dtype
+
+    def count(self, int32_t[:, ::1] grids, uint64_t[:, ::1] counts, int64_t most):
+        """`run`, into a histogram that no other thread uses."""
+        cdef OneHistogram into
+        into.histogram = <Histogram*> calloc(1, sizeof(Histogram))
+        if into.histogram == NULL:
+            raise MemoryError
+        into.grid, into.counts = grid_at(grids, 0), &counts[0, 0]
+        try:
+            self.run_into(most, &into)
+        finally:
+            free(into.histogram)
+
+    cdef void run_chunks(self, Chunks* chunks) noexcept nogil:
+        cdef OneHistogram* into = <OneHistogram*> chunks.into
+        cdef int64_t start = self.take(&chunks.most), count, n = 0
+        clear(into.histogram, N_TABLES)
+        while start >= 0:
+            count = min(self.size, self.total - start)
+            if TABLE.count_channel(
+                self.values + start * size_of(self.dtype), self.dtype, 1, count, count, into.histogram
+            ) < 0:
+                self.report(start)
+            n += count
+            if n >= MOST_COUNTED:
+                merge_into(into.grid, into.counts, into.histogram)
+                clear(into.histogram, N_TABLES)
+                n = 0
+            start = self.take(&chunks.most)
+        merge_into(into.grid, into.counts, into.histogram)
+
+
+cdef class CountRuns(Kernel):
+    """Counts of an array of outer x channels x inner, a histogram for each channel. Items are channels."""
+
+    cdef const uint8_t* values
+    cdef int dtype
+    cdef int64_t outer, inner
+    cdef int32_t[:, ::1] grids
+    cdef uint32_t[:, ::1] counts
+    cdef uint64_t[:, ::1] wide_counts
+
+    def __init__(
+        self, object values, int dtype, int64_t outer, int64_t inner, int32_t[:, ::1] grids, object counts
+    ):
+        self.values, self.dtype = self.read(values), dtype
+        self.outer, self.inner, self.grids = outer, inner, grids
+        self.counts, self.wide_counts = (counts, None) if counts.itemsize == 4 else (None, counts)
+
+    def run(self, int64_t most):
+        """Process chunks until none are left, or `most` are done."""
+        cdef Histogram* histogram = <Histogram*> calloc(1, sizeof(Histogram))
+        if histogram == NULL:
+            raise MemoryError
+        try:
+            self.run_into(most, histogram)
+        finally:
+            free(histogram)
+
+    cdef void run_chunks(self, Chunks* chunks) noexcept nogil:
+        cdef Histogram* histogram = <Histogram*> chunks.into
+        cdef int64_t start = self.take(&chunks.most), channel
+        cdef int n_tables = N_TABLES if self.outer * self.inner >= MANY_VALUES else 1
+        while start >= 0:
+            for channel in range(start, min(start + self.size, self.total)):
+                clear(histogram, n_tables)
+                if TABLE.count_channel(
+                    self.values + channel * self.inner * size_of(self.dtype), self.dtype, self.outer,
+                    self.grids.shape[0] * self.inner, self.inner, histogram,
+                ) < 0:
+                    self.report(channel)
+                elif self.counts is not None:
+                    merge_into(grid_at(self.grids, channel), &self.counts[channel, 0], histogram)
+                else:
+                    merge_into(grid_at(self.grids, channel), &self.wide_counts[channel, 0], histogram)
+            start = self.take(&chunks.most)
+
+
+cdef class CountColumns(Kernel):
+    """Counts of an array of outer x channels x inner with short runs, whose extremes are known. Items are channels.
+
+    `keys`: of the extremes of each channel, shape (2, channels).
+    """
+
+    cdef const uint8_t* values
+    cdef int dtype
+    cdef int64_t outer, inner
+    cdef int32_t[:, ::1] grids
+    cdef const int32_t[:, ::1] keys
+    cdef uint32_t[:, ::1] counts
+    cdef uint64_t[:, ::1] wide_counts
+
+    def __init__(
+        self, object values, int dtype, int64_t outer, int64_t inner, const int32_t[:, ::1] keys,
+        int32_t[:, ::1] grids, object counts,
+    ):
+        self.values, self.dtype = self.read(values), dtype
+        self.outer, self.inner, self.grids, self.keys = outer, inner, grids, keys
+        self.counts, self.wide_counts = (counts, None) if counts.itemsize == 4 else (None, counts)
+
+    def run(self, int64_t most):
+        """Process chunks until none are left, or `most` are done."""
+        cdef uint16_t* slots = <uint16_t*> malloc(SLOT_ROWS * SLOT_COLUMNS * sizeof(uint16_t))
+        if slots == NULL:
+            raise MemoryError
+        try:
+            self.run_into(most, slots)
+        finally:
+            free(slots)
+
+    cdef void run_chunks(self, Chunks* chunks) noexcept nogil:
+        cdef int64_t start = self.take(&chunks.most), first, n, together = SLOT_COLUMNS // self.inner
+        while start >= 0:
+            first = start
+            while first < min(start + self.size, self.total):
+                n = min(together, min(start + self.size, self.total) - first)
+                self.count(first, n, <uint16_t*> chunks.into)
+                first += n
+            start = self.take(&chunks.most)
+
+    cdef void count(self, int64_t first, int64_t n, uint16_t* slots) noexcept nogil:
+        """Count n channels, whose grids are first made wide enough."""
+        cdef Grid wide
+        cdef int64_t channel
+        cdef uint32_t* counts = NULL
+        cdef uint64_t* wide_counts = NULL
+        for channel in range(first, first + n):
+            wide = widened(grid_at(self.grids, channel), self.keys[0, channel], self.keys[1, channel])
+            if self.counts is not None:
+                move(grid_at(self.grids, channel), &wide, &self.counts[channel, 0])
+            else:
+                move(grid_at(self.grids, channel), &wide, &self.wide_counts[channel, 0])
+        if self.counts is not None:
+            counts = &self.counts[first, 0]
+        else:
+            wide_counts = &self.wide_counts[first, 0]
+        if TABLE.count_columns(
+            self.values + first * self.inner * size_of(self.dtype), self.dtype, self.outer,
+            self.grids.shape[0] * self.inner, n, self.inner, grid_at(self.grids, first), counts, wide_counts, slots,
+        ) < 0:
+            self.report(first)
+
+
+cdef class ClipHistograms(Kernel):
+    """Where to clip each of several histograms that are not empty: two float64 for each. Items are histograms."""
+
+    cdef const Grid* grids
+    cdef double* ends
+    cdef ClipJob job
+
+    def __init__(
+        self, object grids, object counts, int method, bint is_symmetric, bint has_offset, int bits, int quant_min,
+        int quant_max, object ends,
+    ):
+        self.grids, self.ends = <const Grid*> self.read(grids, 4), <double*> self.write(ends, 8)
+        self.job.counts, self.job.wide_counts = NULL, NULL
+        if counts.itemsize == 4:
+            self.job.counts = <const uint32_t*> self.read(counts, 4)
+        else:
+            self.job.wide_counts = <const uint64_t*> self.read(counts, 8)
+        self.job.method, self.job.is_symmetric, self.job.magnitudes = method, is_symmetric, 1 << (bits - 1)
+        self.job.has_offset, self.job.limits[0], self.job.limits[1] = has_offset, quant_min, quant_max
+
+    cdef int64_t work(self, int64_t first, int64_t n) noexcept nogil:
+        cdef int64_t i
+        for i in range(first, first + n):
+            TABLE.clip_histogram(&self.job, &self.grids[i], i, &self.ends[2 * i])
+        return -1
+
+
+ctypedef struct Halves:
+    const uint32_t* uppers
+    int n_uppers
+    uint32_t* counts
+    int64_t n  # that were counted
+
+
+cdef class CountHalves(Kernel):
+    """Counts of the upper halves of all keys, or of the lower halves of some keys. Items are elements."""
+
+    cdef const uint8_t* values
+    cdef int dtype
+
+    def __init__(self, object values, int dtype):
+        self.values, self.dtype = self.read(values), dtype
+
+    def count(self, const uint32_t[::1] uppers, uint32_t[:, ::1] counts, int64_t most):
+        """`run`, into counts that no other thread uses: two rows if there are no `uppers`, else one for each.
+
+        Returns whether all chunks are done; if not, the caller must collect the counts first, lest they overflow.
+        """
+        cdef Halves into
+        into.n_uppers, into.n, into.counts = <int> uppers.shape[0], 0, &counts[0, 0]
+        into.uppers = &uppers[0] if into.n_uppers else NULL
+        self.run_into(most, &into)
+        return into.n < MOST_COUNTED
+
+    cdef void run_chunks(self, Chunks* chunks) noexcept nogil:
+        cdef Halves* into = <Halves*> chunks.into
+        cdef int64_t start = self.take(&chunks.most), count
+        while start >= 0:
+            count = min(self.size, self.total - start)
+            TABLE.count_halves(
+                self.values + start * size_of(self.dtype), self.dtype, count, into.uppers, into.n_uppers, into.counts
+            )
+            into.n += count
+            start = self.take(&chunks.most) if into.n < MOST_COUNTED else -1

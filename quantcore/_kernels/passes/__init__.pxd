@@ -1,0 +1,1 @@
+# Makes the folder a package, so that its .pxd files can be cimported.

@@ -1,0 +1,14 @@
+"""Arrays of floats in .npy, .npz, Parquet and safetensors files, streamed in slabs of bounded size.
+
+Modules
+-------
+stored : `open_arrays` and the arrays of a file.
+slabs : how an array is cut into slabs.
+npy, npz : the two formats of NumPy, read strictly.
+parquet : columns of Parquet files.
+members : the bytes of a member of an .npz archive.
+"""
+
+from quantcore.array_files.stored import StoredArray, open_arrays
+
+__all__ = ["StoredArray", "open_arrays"]

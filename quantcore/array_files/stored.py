@@ -1,0 +1,259 @@
+"""Arrays of floats in .npy, .npz and Parquet files and in models, streamed in slabs of bounded size.
+
+The kind of a file is recognised by its content; pickles are refused and never opened. Nothing is mapped and no array is
+loaded whole; `slabs` cuts an array into parts.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcore._base.arrays import ELEMENT_TYPES, STORAGE_DTYPES, widen_bfloat16
+from quantcore.array_files import npy
+from quantcore.array_files.members import read_each_run
+from quantcore.array_files.npz import NpzFile, is_zip
+from quantcore.array_files.parquet import ParquetColumn, read_columns
+from quantcore.array_files.slabs import ChannelSlab, slabs
+from quantcore.errors import FileFormatError, InvalidTypeError, InvalidValueError
+from quantcore.files.disk import InputFile, label, local_path
+from quantcore.files.kinds import HEAD_BYTES, NPY, PARQUET, PICKLE, kind_of
+from quantcore.files.streaming import Progress, stream
+from quantcore.models.opening import open_model
+from quantcore.models.tensors import StoredTensor
+
+VALUES = "values"
+"""The name of the only array of a .npy file."""
+SLAB_BYTES = 1 << 23
+_WIDE_SLAB_BYTES = 1 << 27
+_MOST_DIMENSIONS = 64  # of an array of NumPy
+
+
+@dataclass(frozen=True, slots=True)
+class StoredArray:
+    """An array in a file that is open.
+
+    Attributes
+    ----------
+    name : str
+        Its name in the file, `VALUES` in a .npy file.
+    label : str
+        File and array, for messages.
+    shape : tuple of int
+    dtype : dtype or None
+        The dtype of the elements in the file; uint16 stands for bfloat16. None: not floats (see `dtype_name`).
+    dtype_name : str
+    is_fortran : bool
+        Whether the first axis is the one that varies fastest.
+    read_into : (start, buffer) -> None
+        Fills a buffer with the bytes from `start` on.
+    read_runs : (start, n_runs, stride, buffer) -> None
+        Fills the equal parts of a buffer with the bytes from `start`, `start + stride`, and so on.
+    most_runs : int, optional
+        Beyond so many runs, `read_runs` reads from the front again: the fewer calls, the better.
+    """
+
+    name: str
+    label: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any] | None
+    dtype_name: str
+    is_fortran: bool
+    read_into: Callable[[int, Any], None]
+    read_runs: Callable[[int, int, int, Any], None]
+    most_runs: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file, decompressed."""
+        return prod(self.shape) * self.dtype.itemsize if self.dtype is not None else 0
+
+
+@contextlib.contextmanager
+def open_arrays(path: str | os.PathLike[str]) -> Iterator[tuple[StoredArray, ...]]:
+    """The arrays of a .npy, .npz or Parquet file, or of a model (see `open_model`); readable inside the `with` block.
+
+    Raises
+    ------
+    FileFormatError
+        The file is malformed, or is a pickle; the message names what is wrong.
+    OSError
+        The file cannot be opened or read.
+    """
+    if not local_path(path).is_dir():
+        with InputFile(path) as file:
+            head = file.read(0, min(HEAD_BYTES, file.size))
+            kind = kind_of(head)
+            if kind == PICKLE:
+                raise FileFormatError(f"{file.label}: pickle files are never opened; use safetensors, .npz or .npy")
+            if kind == NPY:
+                header = npy.read_header(file.read, file.size, file.label)
+                yield (_of_npy(VALUES, file.label, header, file.read_into, partial(read_each_run, file.read_into)),)
+                return
+            if kind == PARQUET:
+                yield tuple(_of_parquet(column) for column in read_columns(os.fspath(local_path(path)), file.label))
+                return
+            if is_zip(head):
+                npz = NpzFile(file)
+                yield tuple(
+                    _of_npy(
+                        m.name,
+                        f"{file.label}: {m.name}",
+                        m.header,
+                        m.data.read_into,
+                        m.data.read_runs,
+                        m.data.most_runs,
+                    )
+                    for m in npz.members
+                )
+                return
+    with open_model(path) as model:
+        yield tuple(_of_model(model.label, tensor) for tensor in model.stored)
+
+
+def check_array(array: StoredArray, axis: int | None) -> np.dtype[Any]:
+    """Return the dtype of an array that can be calibrated on.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        The array does not hold floats, has no dimensions or no elements, or has no such axis.
+    """
+    if array.dtype is None:
+        raise InvalidTypeError(
+            f"{array.label}: expected float16, bfloat16, float32 or float64, got {array.dtype_name}; "
+            "--exclude (exclude=) leaves an array out"
+        )
+    shape = array.shape
+    if axis is not None and len(shape) > _MOST_DIMENSIONS:
+        raise InvalidValueError(
+            f"{array.label}: has {len(shape)} dimensions, the limit with an axis is {_MOST_DIMENSIONS}"
+        )
+    if not shape or 0 in shape:
+        raise InvalidValueError(
+            f"{array.label}: shape {shape} has no values to calibrate on; --exclude (exclude=) leaves an array out"
+        )
+    if axis is not None and not -len(shape) <= axis < len(shape):
+        raise InvalidValueError(f"{array.label}: axis {axis} is out of range for shape {shape}")
+    return array.dtype
+
+
+def stream_slabs(
+    array: StoredArray,
+    axis: int | None,
+    observe: Callable[[ChannelSlab, NDArray[Any]], None],
+    *,
+    progress: Progress,
+    slab_bytes: int = SLAB_BYTES,
+) -> int:
+    """Send an array to `observe` in slabs; the next slab is read meanwhile.
+
+    Parameters
+    ----------
+    array : StoredArray
+    axis : int or None
+        The channel axis; every slab holds all channels, on the same axis. None: slabs are flat.
+    observe : (ChannelSlab, ndarray) -> None
+        Gets a slab's place in the file's order, and its values as float16, float32 or float64 (bfloat16 is widened),
+        valid only during the call.
+    progress : Progress
+        Advances by the bytes of each slab.
+    slab_bytes : int
+        The approximate size of a slab (see `slabs.slabs`).
+
+    Returns
+    -------
+    int
+        The number of slabs.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        See `check_array`.
+    """
+    dtype = check_array(array, axis)
+    shape, n_dims = array.shape, len(array.shape)
+    axis = axis % n_dims if axis is not None else None
+    if array.is_fortran:
+        shape = shape[::-1]
+        axis = n_dims - 1 - axis if axis is not None else None
+    parts = list(slabs(shape, axis, max(1, slab_bytes // dtype.itemsize)))
+    if array.most_runs is not None and parts[0].n_runs > array.most_runs:
+        parts = list(slabs(shape, axis, max(slab_bytes, _WIDE_SLAB_BYTES) // dtype.itemsize))
+
+    def read(slab: ChannelSlab, buffer: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        data = buffer[: slab.size * dtype.itemsize]
+        array.read_runs(slab.first * dtype.itemsize, slab.n_runs, slab.stride * dtype.itemsize, data)
+        return data
+
+    def take(slab: ChannelSlab, data: NDArray[np.uint8]) -> None:
+        values = widen_bfloat16(data.view(dtype).reshape(slab.shape))
+        observe(slab, values.T if array.is_fortran else values)
+
+    largest = max(slab.size for slab in parts) * dtype.itemsize
+    stream(
+        parts,
+        read=read,
+        compute=lambda _slab, data, _buffer: data,
+        take=take,
+        buffer_bytes=(largest, 0),
+        n_threads=1,
+        in_order=True,  # compressed arrays can only be read from front to back
+        progress=progress,
+    )
+    return len(parts)
+
+
+def _of_npy(
+    name: str,
+    where: str,
+    header: npy.NpyHeader,
+    read_into: Callable[[int, Any], None],
+    read_runs: Callable[[int, int, int, Any], None],
+    most_runs: int | None = None,
+) -> StoredArray:
+    return StoredArray(
+        name,
+        where,
+        header.shape,
+        header.dtype if header.is_float else None,
+        str(header.dtype),
+        header.is_fortran,
+        lambda start, buffer: read_into(header.offset + start, buffer),
+        lambda start, n_runs, stride, buffer: read_runs(header.offset + start, n_runs, stride, buffer),
+        most_runs,
+    )
+
+
+def _of_parquet(column: ParquetColumn) -> StoredArray:
+    return StoredArray(
+        column.name,
+        column.label,
+        column.shape,
+        column.dtype,
+        column.dtype_name,
+        False,
+        column.read_into,
+        partial(read_each_run, column.read_into),
+        1,
+    )
+
+
+def _of_model(path: str, tensor: StoredTensor) -> StoredArray:
+    element_type = ELEMENT_TYPES.get(tensor.type)
+    return StoredArray(
+        tensor.name,
+        f"{path}: {label(tensor.name)}",
+        tensor.shape,
+        None if element_type is None else np.dtype(STORAGE_DTYPES[element_type]),
+        tensor.type,
+        False,
+        tensor.read_into,
+        partial(read_each_run, tensor.read_into),
+    )

@@ -1,0 +1,156 @@
+"""Streaming calibration of arrays in files: one calibrator per name."""
+
+import copy
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcore._base.patterns import compile_patterns
+from quantcore._base.text import brief
+from quantcore.array_files.slabs import ChannelSlab
+from quantcore.array_files.stored import StoredArray, check_array, open_arrays, stream_slabs
+from quantcore.calibration.calibrator import Calibrator
+from quantcore.calibration.omission import check_nan_policy
+from quantcore.errors import InvalidTypeError, InvalidValueError
+from quantcore.files.streaming import Progress
+
+__all__ = ["calibrate_files"]
+
+
+def calibrate_files(
+    paths: Iterable[str | os.PathLike[str]],
+    calibrator: Calibrator,
+    *,
+    exclude: Iterable[str] = (),
+    nan_policy: str = "raise",
+    notify: Callable[[str], None] | None = None,
+    n_threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Calibrator]:
+    """Calibrate on all arrays of .npy, .npz and Parquet files and of models (see `open_model`), in bounded memory.
+
+    Parameters
+    ----------
+    paths : iterable of path
+        In the order in which a moving average takes them. Arrays of the same name in several files are batches of one
+        another; the array of a .npy file is called "values". Columns of Parquet files are floats, or lists of them of
+        the same length, of which axis 1 has the dimensions; nulls count as NaN.
+    calibrator : Calibrator
+        Without data; each name gets a copy of it.
+    exclude : iterable of regex
+        Arrays whose name matches one of the patterns are left out. So are arrays of other types than floats, with a
+        notice.
+    nan_policy : {"raise", "omit"}, default "raise"
+        "omit": NaN is left out of the statistics.
+    notify : (text) -> None, optional
+        Called with a line for each array that is left out for its type; None: `warnings.warn`.
+    n_threads : int, optional
+        Threads to use; None: `get_num_threads()`.
+    progress : (done, total) -> None, optional
+        Called with numbers of bytes.
+
+    Returns
+    -------
+    dict of str to Calibrator
+        In the order in which the names were first met.
+
+    Raises
+    ------
+    FileFormatError, OSError
+        A file is malformed or cannot be read.
+    InvalidValueError
+        An array is empty, holds NaN or inf, lacks the axis or has another number of channels than before; no array is
+        left; `calibrator` has data already. The message names file and array.
+
+    Notes
+    -----
+    For a moving average every array is one batch. The other methods do not depend on how values are divided into
+    batches; their `num_batches` counts the parts in which the arrays were read.
+    """
+    if not isinstance(calibrator, Calibrator):
+        raise InvalidTypeError(f"calibrator: expected a Calibrator, got {brief(calibrator)}")
+    if calibrator.has_data:
+        raise InvalidValueError(f"calibrator: expected one without data, got {calibrator.num_batches} batches")
+    if isinstance(paths, (str, bytes, os.PathLike)):
+        raise InvalidTypeError(f"paths: expected an iterable of paths, got {brief(paths)}")
+    paths, patterns = list(paths), compile_patterns(exclude, "exclude")
+
+    check_nan_policy(nan_policy)
+    notify = notify or partial(warnings.warn, stacklevel=3)
+
+    def is_wanted(array: StoredArray) -> bool:
+        return array.dtype is not None and not is_excluded(array)
+
+    def is_excluded(array: StoredArray) -> bool:
+        return any(pattern.search(array.name) for pattern in patterns)
+
+    total = 0
+    for path in paths:
+        with open_arrays(path) as arrays:
+            for array in arrays:
+                if array.dtype is None and not is_excluded(array):
+                    notify(f"{array.label}: {array.dtype_name} is not a float type: left out")
+            for array in filter(is_wanted, arrays):
+                check_array(array, calibrator.axis)
+                total += array.nbytes
+    bytes_read = Progress(total, progress)
+    calibrators: dict[str, Calibrator] = {}
+    for path in paths:
+        with open_arrays(path) as arrays:
+            for array in filter(is_wanted, arrays):
+                found = calibrators.setdefault(array.name, copy.deepcopy(calibrator))
+                _observe(found, array, nan_policy, n_threads, bytes_read)
+    if not calibrators:
+        raise InvalidValueError(f"paths: no arrays to calibrate on in {len(paths)} files")
+    return calibrators
+
+
+def _observe(
+    calibrator: Calibrator, array: StoredArray, nan_policy: str, n_threads: int | None, progress: Progress
+) -> None:
+    """Calibrate on one array; a moving average only needs the extremes of a batch, so it gets these alone."""
+    is_average = calibrator.method.name == "moving_average"
+    target = (
+        Calibrator.min_max(calibrator.bits, axis=calibrator.axis, mode=calibrator.mode) if is_average else calibrator
+    )
+
+    def observe(slab: ChannelSlab, values: NDArray[Any]) -> None:
+        try:
+            target.observe(values, nan_policy=nan_policy, n_threads=n_threads)
+        except InvalidValueError as error:
+            raise InvalidValueError(f"{array.label}: {_problem(array, slab, values, nan_policy) or error}") from None
+
+    stream_slabs(array, calibrator.axis, observe, progress=progress)
+    if is_average:
+        extremes = target.compute()
+        batch = batch_of(extremes.observed_min, extremes.observed_max, len(array.shape), calibrator.axis)
+        calibrator.observe(batch, n_threads=n_threads)
+
+
+def _problem(array: StoredArray, slab: ChannelSlab, values: NDArray[Any], nan_policy: str) -> str | None:
+    """What is not finite in a slab, with its index in the whole array: that of an error is within the slab."""
+    in_file_order = values.T if array.is_fortran else values
+    bad = ~np.isfinite(in_file_order) if nan_policy == "raise" else np.isinf(in_file_order)
+    if not bad.any():
+        return None
+    flat = int(np.flatnonzero(bad)[0])
+    run, place = divmod(flat, slab.run)
+    shape = array.shape[::-1] if array.is_fortran else array.shape
+    index = np.unravel_index(slab.first + run * slab.stride + place, shape)
+    where = tuple(int(i) for i in (index[::-1] if array.is_fortran else index))
+    return f"must be finite, got {in_file_order.reshape(-1)[flat]} at {where}"
+
+
+def batch_of(lowest: Any, highest: Any, n_dims: int, axis: int | None) -> NDArray[np.float32]:
+    """The smallest batch with these extremes, with channels on the calibrator's axis."""
+    if axis is None:
+        return np.array([lowest, highest], np.float32)
+    axis %= n_dims
+    shape = tuple(-1 if i == axis else 1 for i in range(n_dims))
+    ends = [np.asarray(end, np.float32).reshape(shape) for end in (lowest, highest)]
+    return np.concatenate(ends, axis=axis - 1) if n_dims > 1 else ends[0]

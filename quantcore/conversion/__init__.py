@@ -1,0 +1,38 @@
+"""Conversion of whole model files: to GGUF, to bitsandbytes' 4-bit safetensors, and back to floats.
+
+Modules
+-------
+to_gguf : `quantize_model`; from_gguf : `dequantize_model`.
+to_bitsandbytes : `quantize_checkpoint`, `dequantize_checkpoint`.
+split_files : `split_model`, `merge_model`; splitting : which tensors go into which part.
+hf : from Hugging Face folders: tensors' names, metadata and tokenizers as llama.cpp's converter has them.
+image_models : diffusion models for ComfyUI-GGUF.
+checkpoint_rules : which tensors of a checkpoint become 4-bit weights.
+companions : tokenizer and other files that go with the tensors.
+rules : which tensor gets which type; mixes : the default mixes of llama-quantize; file_types : their names.
+type_plan : the plan of a conversion, with the importance of columns.
+model_facts : what mixes depend on in a model; layers : leaving out layers; metadata : keys that are written.
+gguf_source : the tensors and metadata that a GGUF file takes over.
+gguf_pipeline : tensors through the kernels into files; checkpoint_files : shards, index and folder of a checkpoint.
+options : where and how a conversion writes.
+outcome : the record of what was done.
+"""
+
+from quantcore.conversion.from_gguf import dequantize_model
+from quantcore.conversion.outcome import ModelReport, TensorReport
+from quantcore.conversion.split_files import PartReport, SplitReport, merge_model, split_model
+from quantcore.conversion.to_bitsandbytes import dequantize_checkpoint, quantize_checkpoint
+from quantcore.conversion.to_gguf import quantize_model
+
+__all__ = [
+    "ModelReport",
+    "PartReport",
+    "SplitReport",
+    "TensorReport",
+    "dequantize_checkpoint",
+    "dequantize_model",
+    "merge_model",
+    "quantize_checkpoint",
+    "quantize_model",
+    "split_model",
+]

@@ -1,0 +1,27 @@
+"""Rules for the names of tensors that many models share, for those that nothing else knows."""
+
+import re
+from collections.abc import Mapping
+
+KEPT_NAMES: Mapping[str, re.Pattern[str]] = {
+    "the output head": re.compile(
+        r"(^|\.)(lm_head|embed_out|proj_out|output_projection|score|classifier|qa_outputs|cls|logits\w*)(\.|$)"
+    ),
+    "an embedding": re.compile(
+        r"embed|(^|\.)(wte|wpe|shared|tok_embeddings|relative_attention_bias|rel_pos\w*)(\.|$)", re.I
+    ),
+    "a norm": re.compile(r"norm|(^|\.)ln_\w+\.", re.I),
+    "a router of experts": re.compile(r"(^|\.)(router|gate|gating|switch|shared_expert_gate)(\.\w+)?\.weight$"),
+    "an adapter": re.compile(r"(^|\.)(lora|ia3|adalora|vera)_\w+(\.|$)"),
+}
+"""Why a tensor with a name like that is kept."""
+COMMON_HEADS = ("lm_head",)
+"""Heads that are tied so often that no tensor of the checkpoint may show them."""
+
+
+def keep_by_name(name: str) -> str:
+    """Why a matrix of floats is kept, by its name alone; an empty text if it is quantized."""
+    for reason, pattern in KEPT_NAMES.items():
+        if pattern.search(name):
+            return reason
+    return "" if name.endswith(".weight") else "its name does not end in .weight"

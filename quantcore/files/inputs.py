@@ -1,0 +1,73 @@
+"""Input files, which are read by position and never mapped.
+
+A mapped file that shrinks kills the process with SIGBUS; a positioned read reports it.
+"""
+
+import os
+import stat
+from typing import Any, Self
+
+from quantcore.errors import FileFormatError, InvalidValueError
+from quantcore.files import system
+from quantcore.files.paths import label, local_path, naming
+
+
+class InputFile:
+    """A regular file open for positioned reading; `size` is its size when it was opened."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = local_path(path)
+        self.label = label(path)
+        self._descriptor = system.SYSTEM.open_input(self.path)
+        try:
+            status = os.fstat(self._descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise FileFormatError(f"{self.label}: not a regular file")
+        except BaseException:
+            self.close()
+            raise
+        self.size = status.st_size
+
+    def read_into(self, offset: int, buffer: Any) -> None:
+        """Fill `buffer` with the bytes from `offset`; FileFormatError if the file ends first."""
+        view = memoryview(buffer).cast("B")
+        done = 0
+        while done < len(view):
+            with naming(self.path):
+                count = system.SYSTEM.read_into(self._descriptor, view[done:], offset + done)
+            if count == 0:
+                raise FileFormatError(
+                    f"{self.label}: ends at offset {offset + done} while {len(view) - done} more bytes were to be read "
+                    f"(it had {self.size} bytes when it was opened)"
+                )
+            done += count
+
+    def read(self, offset: int, count: int) -> bytearray:
+        """The `count` bytes from `offset`."""
+        buffer = bytearray(count)
+        self.read_into(offset, buffer)
+        return buffer
+
+    def read_part(self, first: int, size: int, start: int, buffer: Any) -> None:
+        """Fill `buffer` from byte `start` of a part of the file: the `size` bytes from offset `first`."""
+        count = memoryview(buffer).nbytes
+        if start < 0 or start + count > size:
+            raise InvalidValueError(f"start: {count} bytes from {start} on are not within the {size} bytes there are")
+        self.read_into(first + start, buffer)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._descriptor < 0
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,171 @@
+"""Comparison of two models: the error of each tensor of a quantized model against its reference.
+
+Both files are read slab by slab, in several threads that decode and sum what they have read, so that models larger than
+memory are compared as fast as their files are read.
+"""
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantcore._base import parallel
+from quantcore._base.text import quote
+from quantcore.analysis.sums import ErrorSums, rows_of_pairs
+from quantcore.errors import InvalidValueError
+from quantcore.files.streaming import Progress, Slab, cut, stream
+from quantcore.models.comparison_results import ModelComparison, TensorComparison
+from quantcore.models.opening import Model, open_model
+from quantcore.models.tensors import MOST_ITEM_BYTES, SLAB_ELEMENTS, ModelTensor
+
+__all__ = ["ModelComparison", "TensorComparison", "compare_models", "compare_opened"]
+
+_ALIGNMENT = 64
+_MOST_NAMES = 3
+Bytes = NDArray[np.uint8]
+Pair = tuple[ModelTensor, ModelTensor]
+
+
+def compare_models(
+    reference: str | os.PathLike[str],
+    quantized: str | os.PathLike[str],
+    *,
+    n_threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> ModelComparison:
+    """Measure the error of a quantized model against its reference, tensor by tensor.
+
+    Parameters
+    ----------
+    reference, quantized : path
+        Two models, not necessarily of the same kind: GGUF files of any type that has kernels; safetensors files,
+        folders of shards or indices, plain or with weights that bitsandbytes packed. Tensors are matched by their
+        names.
+    n_threads : int, optional
+        Threads to use; None: `get_num_threads()`. The figures do not depend on it.
+    progress : callable, optional
+        Called with (bytes done, bytes in all) of both files together.
+
+    Returns
+    -------
+    ModelComparison
+
+    Raises
+    ------
+    ValueError
+        A file is malformed (FileFormatError); a tensor has another shape in the other model (outermost extents of 1
+        do not count), a type that cannot be decoded, or holds NaN or inf; no tensor of weights is in both.
+    OSError
+        A file cannot be read.
+    """
+    parallel.check_threads(n_threads)
+    with open_model(reference) as original, open_model(quantized) as other:
+        return compare_opened(original, other, n_threads=n_threads, progress=progress)
+
+
+def compare_opened(
+    original: Model,
+    other: Model,
+    *,
+    n_threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> ModelComparison:
+    """As `compare_models`, for models that are open."""
+    pairs = _pairs(original, other)
+    sums = _sum_errors(pairs, n_threads, Progress(sum(x.nbytes + y.nbytes for x, y in pairs), progress))
+    tensors = [_compare(x, y, sums[x.name]) for x, y in pairs]
+    total = ErrorSums()
+    for t in tensors:
+        if t.is_weight:
+            total.merge(sums[t.name])
+    common = original.tensors.keys() & other.tensors.keys()
+    return ModelComparison(
+        tensors=tuple(sorted(tensors, key=lambda t: (t.stats.sqnr_db, t.name))),
+        total=total.stats(),
+        reference_bytes=sum(x.nbytes for x, y in pairs if not _are_integers(x, y)),
+        nbytes=sum(t.nbytes for t in tensors if t.is_weight),
+        missing=tuple(name for name in original.tensors if name not in common),
+        extra=tuple(name for name in other.tensors if name not in common),
+        empty=tuple(name for name, x in original.tensors.items() if name in common and not x.size),
+        notices=tuple(f"{model.label}: {notice}" for model in (original, other) for notice in model.notices),
+    )
+
+
+def _pairs(original: Model, other: Model) -> list[Pair]:
+    """The tensors to compare, in the order of the reference, once both files are known to be readable."""
+    pairs = [(x, other.tensors[name]) for name, x in original.tensors.items() if name in other.tensors]
+    for x, y in pairs:
+        if _core(x.shape) != _core(y.shape):
+            raise InvalidValueError(
+                f"tensor {quote(x.name)}: has shape {x.shape} in {original.label}, {y.shape} in {other.label}"
+            )
+        x.check()
+        y.check()
+    pairs = [(x, y) for x, y in pairs if x.size]
+    if all(_are_integers(x, y) for x, y in pairs):
+        raise InvalidValueError(
+            f"{other.label}: no tensor of weights in common with {original.label} "
+            f"({_some(other.tensors)}; {_some(original.tensors)})"
+        )
+    return pairs
+
+
+def _sum_errors(pairs: list[Pair], n_threads: int | None, progress: Progress) -> dict[str, ErrorSums]:
+    sums = {x.name: ErrorSums() for x, _ in pairs}
+
+    def read(slab: Slab[Pair], buffer: Bytes) -> Bytes:
+        """The bytes that both files hold; the second part begins at the next multiple of the alignment."""
+        original, other = slab.item
+        second = _padded(original.read(slab.start, slab.stop, buffer).size)
+        return buffer[: second + other.read(slab.start, slab.stop, buffer[second:]).size]
+
+    def compute(slab: Slab[Pair], data: Bytes, buffer: Bytes) -> NDArray[np.float64]:
+        original, other = slab.item
+        first = original.packed_bytes(slab.start, slab.stop)
+        x = original.decode(data[:first], slab.start, buffer[: 4 * SLAB_ELEMENTS], 1)
+        y = other.decode(data[_padded(first) :], slab.start, buffer[4 * SLAB_ELEMENTS :], 1)
+        name = f"tensor {quote(original.name)}"
+        names = (f"{name} of the reference", f"{name} of the quantized model")
+        return rows_of_pairs(x, y, first=slab.start, n_threads=1, names=names)
+
+    def take(slab: Slab[Pair], rows: NDArray[np.float64]) -> None:
+        sums[slab.item[0].name].add_rows(rows, slab.size)
+
+    stream(
+        (slab for pair in pairs for slab in cut(pair, pair[0].size, SLAB_ELEMENTS)),
+        read=read,
+        compute=compute,
+        take=take,
+        buffer_bytes=(2 * MOST_ITEM_BYTES * SLAB_ELEMENTS + _ALIGNMENT, 8 * SLAB_ELEMENTS),
+        n_threads=n_threads,
+        progress=progress,
+    )
+    return sums
+
+
+def _compare(x: ModelTensor, y: ModelTensor, sums: ErrorSums) -> TensorComparison:
+    try:
+        stats = sums.stats()
+    except InvalidValueError as error:
+        raise InvalidValueError(f"tensor {quote(x.name)}: {error}") from None
+    return TensorComparison(x.name, y.shape, x.type, y.type, y.nbytes, not _are_integers(x, y), stats)
+
+
+def _are_integers(x: ModelTensor, y: ModelTensor) -> bool:
+    return x.is_integer and y.is_integer
+
+
+def _core(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without outermost extents of 1, which a GGUF file may leave out."""
+    first = next((i for i, extent in enumerate(shape) if extent != 1), len(shape))
+    return shape[first:]
+
+
+def _padded(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def _some(tensors: dict[str, ModelTensor]) -> str:
+    names = [quote(name) for name in tensors][:_MOST_NAMES]
+    return ", ".join([*names, "..."] if len(tensors) > _MOST_NAMES else names) or "no tensors"

@@ -1,0 +1,238 @@
+"""Threads: Ctrl-C is answered, a forked child works, concurrent callers do not mix, 2**31 elements are no limit."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import quantcore
+from quantcore import InvalidValueError, _kernels, dequantize, quantize
+from tests.support.marks import slow_but_first
+
+VARIABLES = os.environ | {"PYTHONPATH": str(Path(quantcore.__file__).parents[1])}
+ROWS = np.random.default_rng(5).standard_normal((1 << 15, 64), dtype=np.float32)  # 8 MiB: several chunks
+
+
+@contextmanager
+def python(code: str) -> Iterator[subprocess.Popen[str]]:
+    """Code running in a new interpreter."""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=VARIABLES) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
+INTERRUPTED = """
+import os, signal, threading, time
+import numpy as np, quantcore
+values = np.zeros(1 << 29, np.float32)  # never written: takes no memory
+data = np.zeros((1 << 28) // 32 * 34, np.uint8)
+out = np.full({out}, 0xAA, np.uint8)
+sent = []
+def interrupt():
+    sent.append(time.monotonic())
+    os.kill(os.getpid(), signal.SIGINT)
+quantcore.dequantize(quantcore.quantize(np.ones((1, 32), np.float32), "Q8_0"), "Q8_0")  # imports nothing later
+threading.Timer(0.01, interrupt).start()  # early in a call of some tenths of a second
+try:
+    quantcore.{call}, n_threads={n_threads})
+except KeyboardInterrupt:
+    answered = time.monotonic()
+    sample = out[::4096].copy()
+time.sleep(0.1)
+print(answered - sent[0], sample[-1] == 0xAA, (sample == out[::4096]).all())
+print(quantcore.quantize(np.ones((1 << 15, 64), np.float32), "Q8_0")[-1, -1])
+"""
+CALLS = {
+    'quantize(values, "Q4_0", out=out': "(1 << 29) // 32 * 18",
+    'dequantize(data, "Q8_0", dtype=np.float16, out=out.view(np.float16)': "1 << 29",
+}
+
+
+@pytest.mark.parametrize("n_threads", slow_but_first([2, 1, 64]))
+@pytest.mark.parametrize("call", slow_but_first(CALLS), ids=["quantize", "dequantize"])
+def test_ctrl_c(call, n_threads):
+    """The call ends at once, leaves the rest undone, and nothing is written after it; the next call works."""
+    with python(INTERRUPTED.format(call=call, out=CALLS[call], n_threads=n_threads)) as child:
+        out, errors = child.communicate(timeout=60)
+    assert errors == ""
+    seconds, is_undone, is_quiet, last = out.split()
+    assert (is_undone, is_quiet, last) == ("True", "True", "127")
+    print(f"KeyboardInterrupt {float(seconds):.3f} s after the signal")  # promised: 0.2 s
+    assert float(seconds) < 1
+
+
+FORKED = """
+import os, sys, multiprocessing
+import numpy as np, quantcore
+values = np.ones((1 << 15, 64), np.float32)
+
+def work(n_threads):
+    return quantcore.quantize(values, "Q8_0", n_threads=n_threads).tobytes()
+
+expected = work(4)
+children = []
+for n_threads in (1, 4):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if work(n_threads) == expected else 1)
+    children.append(pid)
+print([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children])
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    print(pool.map(work, [1, 2, 3, 4]) == [expected] * 4)
+print(work(4) == expected)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_forked_child_works():
+    with python(FORKED) as child:
+        out, errors = child.communicate(timeout=60)
+    assert (out.splitlines(), errors, child.returncode) == (["[0, 0]", "True", "True"], "", 0)
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_concurrent_callers(n_threads):
+    expected = {name: quantize(ROWS, name).tobytes() for name in ("Q4_0", "Q8_0", "BF16")}
+    decoded = dequantize(quantize(ROWS, "Q8_0"), "Q8_0").tobytes()
+
+    def work(i: int) -> bool:
+        name = ("Q4_0", "Q8_0", "BF16")[i % 3]
+        data = quantize(ROWS, name, n_threads=n_threads)
+        is_right = data.tobytes() == expected[name]
+        return is_right and (name != "Q8_0" or dequantize(data, name, n_threads=n_threads).tobytes() == decoded)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(48)))
+
+
+def test_concurrent_errors_stay_apart():
+    def work(i: int) -> str:
+        values = ROWS.copy()
+        values[i, 3] = np.nan
+        with pytest.raises(InvalidValueError) as error:
+            quantize(values, "Q4_0", n_threads=2)
+        return str(error.value)
+
+    with ThreadPoolExecutor(4) as pool:
+        rows = range(0, len(ROWS), len(ROWS) // 16)
+        assert list(pool.map(work, rows)) == [
+            f"values: must be finite, got nan at flat index {64 * i + 3} (row {i}, column 3)" for i in rows
+        ]
+
+
+def runs_meanwhile(call: Callable[[], object]) -> bool:
+    """Whether another Python thread runs during a call."""
+    begin, ran = threading.Event(), threading.Event()
+    thread = threading.Thread(target=lambda: begin.wait() and ran.set())
+    interval = sys.getswitchinterval()
+    thread.start()
+    sys.setswitchinterval(60)
+    try:
+        begin.set()
+        call()
+        return ran.is_set()
+    finally:
+        sys.setswitchinterval(interval)
+        thread.join()
+
+
+def test_kernels_release_the_gil():
+    values = np.ones(1 << 23, np.float32).view(np.uint8)
+    data = np.zeros((1 << 18) * 34, np.uint8)
+    decoded = np.zeros_like(values)
+    kernels = _kernels.QuantizeBlocks(8, values, 0, data), _kernels.DequantizeBlocks(8, data, decoded, 0)
+    for kernel in kernels:
+
+        def call(kernel=kernel):
+            kernel.hand_out(1 << 18, 1 << 18)
+            kernel.run(1)
+
+        assert any(runs_meanwhile(call) for _ in range(20))  # a busy machine may not wake the thread in time
+    assert decoded[-4:].view(np.float32) == pytest.approx(1, rel=1e-3)
+
+
+def test_arrays_are_let_go_at_once():
+    """A thread that is about to end holds no array of the caller, which may be resized, unmapped or freed."""
+    for _ in range(50):  # without letting go, it is held after most calls
+        memory = bytearray(ROWS.nbytes)
+        data = quantize(np.frombuffer(memory, np.float32), "Q8_0", n_threads=2)
+        memory.append(0)
+        data.resize(0)
+
+
+def test_a_kernel_holds_as_many_arrays_as_it_has_room_for():
+    data = np.zeros(34, np.uint8)
+    kernel = _kernels.QuantizeBlocks(8, np.zeros(32, np.float32), 0, data)
+    with pytest.raises(RuntimeError, match="second time"):
+        for _ in range(9):
+            kernel.__init__(8, np.zeros(32, np.float32), 0, data)
+    kernel.let_go()
+    kernel.hand_out(1, 1)
+    kernel.run(1)  # nothing: there are no arrays any more
+    data.resize(0)
+
+
+def available_memory() -> int:
+    """The bytes that Linux says a process could allocate; 0 on other systems."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 0
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+
+
+HUGE = """
+import numpy as np, quantcore
+N = 1 << 31
+values = np.zeros(N + 64, np.float32)  # 8 GiB of address space; only what is written takes memory
+assert not isinstance(values, np.memmap)
+parts = [slice(0, 32), slice(N - 32, N), slice(N, N + 32), slice(N + 32, N + 64)]
+for k, part in enumerate(parts):
+    values[part] = np.linspace(-1, 1 + k, 32)
+data = quantcore.quantize(values, "Q4_0")
+blocks = data.reshape(-1, 18)
+for part in parts:
+    block = blocks[part.start // 32]
+    assert block.tobytes() == quantcore.quantize(values[part], "Q4_0").tobytes(), part
+    assert quantcore.dequantize(block, "Q4_0").any()
+zero = quantcore.quantize(np.zeros(32, np.float32), "Q4_0")
+assert np.count_nonzero((blocks[::4099] != zero).any(axis=1)) == 1
+values[N + 40] = np.nan
+try:
+    quantcore.quantize(values, "Q4_0", out=data)
+except quantcore.InvalidValueError as error:
+    print(error)
+# Not getrusage: there the figure of the process that forked this one counts, too.
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM:")).split()[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.may_skip
+@pytest.mark.skipif(available_memory() < 6 << 30, reason="needs 6 GB of memory")
+def test_more_than_2_to_the_31_elements():
+    with python(HUGE) as child:
+        out, errors = child.communicate(timeout=120)
+    assert not errors
+    message, peak = out.splitlines()
+    assert message == f"values: must be finite, got nan at flat index {2**31 + 40}"
+    assert int(peak) << 10 < 1.6 * 2**30
+
+
+def test_the_number_of_threads_may_be_any_integer():
+    class Two:
+        def __index__(self) -> int:
+            return 2
+
+    values = np.ones((1 << 10, 1 << 12), np.float32)
+    assert np.array_equal(quantize(values, "Q8_0", n_threads=Two()), quantize(values, "Q8_0", n_threads=1))

@@ -1,0 +1,103 @@
+"""The documents name every type, and their tables are those of today."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import quantcore
+from ci import formats_table, layouts, speed_chart
+from quantcore import isa
+from quantcore.cli import main
+from quantcore.ggml import SUPPORTED_TYPES
+from quantcore.ggml.types import GGML_TYPES
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_table_of_formats_is_that_of_the_rows():
+    text = formats_table.PART.document.read_text()
+    assert formats_table.PART.updated(text) == text, "stale: python -m ci.formats_table"
+    assert all(formats_table.row(layout) in text for layout in GGML_TYPES.values())
+
+
+def test_layouts_are_those_of_the_rows():
+    text = layouts.PART.document.read_text()
+    assert layouts.PART.updated(text) == text, "stale: python -m ci.layouts"
+    assert layouts.LAYOUTS.keys() == {t.name for t in SUPPORTED_TYPES if t.block_size > 1}
+    for name, (_, fields) in layouts.LAYOUTS.items():
+        row = next(layout for layout in GGML_TYPES.values() if layout.name == name)
+        assert sum(field.n_bytes for field in fields) == row.bytes_per_block, name
+        if row.scale is not None:
+            before = 0
+            for field in fields:
+                if before == row.scale.offset:
+                    break
+                before += field.n_bytes
+            width = {"<f2": 2, "u1": 1}.get(row.scale.dtype, 2) * row.scale.count
+            assert (field.name, field.n_bytes) in (("d", width), ("e", width)), name
+
+
+def test_a_diagram_whose_bytes_moved_is_found(monkeypatch):
+    text = layouts.PART.document.read_text()
+    monkeypatch.setitem(layouts.LAYOUTS, "Q8_0", ("q * d", (layouts.Field("qs", 32, "codes"), layouts.D)))
+    assert layouts.PART.updated(text) != text
+
+
+def test_picture_of_speed_is_that_of_the_tables():
+    drawn = speed_chart.picture(speed_chart.measured(speed_chart.TABLES.read_text()))
+    assert speed_chart.PICTURE.read_text() == drawn, "stale: python -m ci.speed_chart"
+    faster = speed_chart.TABLES.read_text().replace("ggml 4.3x", "ggml 9.9x")
+    assert speed_chart.picture(speed_chart.measured(faster)) != drawn
+
+
+def test_the_site_has_every_page_and_the_reference_every_name():
+    nav = (ROOT / "mkdocs.yml").read_text()
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    assert [page for page in pages if f"- {page}\n" not in nav] == []
+    reference = "\n".join(path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md"))
+    shown = re.findall(r"^::: ([\w.]+)$", reference, re.MULTILINE)
+    modules = {name: getattr(getattr(quantcore, name), "__module__", None) for name in quantcore.__all__}
+    constants = [name for name, module in modules.items() if module is None or not module.startswith("quantcore")]
+    assert all(name.isupper() for name in constants)
+    full = {name: f"{module}.{name}" for name, module in modules.items() if name not in constants}
+    missing = [name for name, path in full.items() if not any(f"{path}.".startswith(f"{each}.") for each in shown)]
+    assert missing == []
+
+
+def test_a_stale_table_is_found_and_written(tmp_path, monkeypatch, capsys):
+    document = tmp_path / "formats.md"
+    begin, end = (f"<!-- made by python -m ci.formats_table: {word} -->" for word in ("begin", "end"))
+    document.write_text(f"head\n{begin}\nold\n{end}\ntail\n")
+    part = replace(formats_table.PART, document=document)
+    monkeypatch.setattr("sys.argv", ["formats_table", "--check"])
+    assert part.main("") == 1 and "stale" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["formats_table"])
+    assert part.main("") == 0
+    text = document.read_text()
+    assert text.startswith("head\n") and text.endswith("\ntail\n") and "| Q4_K | 12 | 256 | 144 | 4.5 |" in text
+    monkeypatch.setattr("sys.argv", ["formats_table", "--check"])
+    assert part.main("") == 0
+    document.write_text("no markers")
+    with pytest.raises(SystemExit, match="needs the lines"):
+        part.main("")
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/formats.md", "docs/benchmarks.md"])
+def test_every_type_is_named(document):
+    text = (ROOT / document).read_text()
+    assert [t.name for t in SUPPORTED_TYPES if t.block_size > 1 and t.name not in text] == []
+
+
+@pytest.mark.slow
+def test_readme_shows_what_the_demo_prints(capsys):
+    text = (ROOT / "README.md").read_text()
+    shown = re.search(r"^```text\n(A digits classifier.*?)^```$", text, re.MULTILINE | re.DOTALL)[1]
+    assert main(["demo"]) == 0
+    assert shown.replace("x86_64_v4", isa()) == capsys.readouterr().out
+
+
+def test_readme_links_the_documents():
+    text = (ROOT / "README.md").read_text()
+    assert [path.name for path in (ROOT / "docs").glob("*.md") if f"(docs/{path.name})" not in text] == []
