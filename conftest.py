@@ -17,6 +17,7 @@ _NEEDS = {
     "quantcore/onnx.py": "onnxruntime",
     "quantcore/torch": "torch",
     "quantcore/torch/layers_of_transformers.py": "transformers",
+    "quantcore/zarr": "zarr",
     "tests/test_onnx.py": "onnxruntime",
     "tests/torch/test_onnx_export.py": "onnxscript",
     "tests/conversion/test_coded_peers.py": "transformers",

@@ -272,6 +272,7 @@ _WINGS = (
     "report",
     "safetensors",
     "torch",
+    "zarr",
 )
 
 

@@ -119,6 +119,7 @@ def pipelines() -> Names:
     column = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(vectors.reshape(-1)), 32)
     table = pyarrow.table({"embedding": column, "id": pyarrow.array(range(256))})
     names = {"vectors": vectors, "queries": vectors[:16], "column": column, "table": table}
+    names |= {"field": normal(36, 180) + 280, "weights": normal(64, 256)}
     return names | {"batches": table.to_batches()}
 
 

@@ -33,12 +33,17 @@ OPTIONAL = {"quantcore.dask": {"dask"}, "quantcore.onnx": {"onnx", "onnxruntime"
     for wing, package in (("quantcore.torch", "torch"), ("quantcore.arrow", "pyarrow"))
     if name.startswith(f"{wing}.") or name == wing
 }
+OPTIONAL |= {
+    "quantcore.zarr": {"numcodecs", "zarr"},
+    "quantcore.zarr.codecs": {"zarr"},
+    "quantcore.zarr.filters": {"numcodecs"},
+}
 OPTIONAL["quantcore.torch.layers_of_transformers"] = {"torch", "transformers"}
 
 # A wing may import from those on the lines below its own, and on its own line. A new wing is given its place here.
 ORDER = """
     __main__, cli
-    report, mixed_precision, demo, torch, arrow, dask, onnx
+    report, mixed_precision, demo, torch, arrow, dask, onnx, zarr
     conversion, embeddings
     calibration
     models, array_files
@@ -155,6 +160,7 @@ def test_optional_modules_are_needed_by_nothing(module):
         ("quantcore.arrow", "pyarrow", "arrow"),
         ("quantcore.dask", "dask", "dask"),
         ("quantcore.onnx", "onnx", "onnx"),
+        ("quantcore.zarr", "zarr", "zarr"),
     ],
 )
 def test_optional_modules_say_how_to_install_what_is_missing(module, package, extra):
@@ -187,7 +193,8 @@ def test_import_is_light():
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     modules = set(child.stdout.split())
     assert "quantcore" in modules
-    assert modules & {"dask", "gguf", "matplotlib", "ml_dtypes", "pyarrow", "safetensors", "torch", "tqdm"} == set()
+    optional = {"dask", "gguf", "matplotlib", "ml_dtypes", "pyarrow", "safetensors", "torch", "tqdm", "zarr"}
+    assert modules & optional == set()
 
 
 # Public names

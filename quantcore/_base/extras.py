@@ -15,6 +15,7 @@ EXTRAS = {
     "pyarrow": "arrow",
     "torch": "torch",
     "tqdm": "cli",
+    "zarr": "zarr",
 }
 """The extra that installs a package."""
 
