@@ -5,12 +5,10 @@ types that are not known here, and with longer names. Metadata are checked but n
 kept, or where they are.
 """
 
-import os
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from quantcore._base.text import quote
-from quantcore.files.disk import InputFile
+from quantcore.files.tensor_reader import TensorReader
 from quantcore.ggml.types import GGML_TYPES
 from quantcore.gguf.cursor import HeadCursor
 from quantcore.gguf.layout import (
@@ -42,7 +40,7 @@ _SMALLEST_KEY_VALUE = 8 + 1 + 4 + 1
 _SMALLEST_TENSOR_INFO = 8 + 1 + 4 + 8 + 4 + 8
 
 
-class GGUFReader:
+class GGUFReader(TensorReader):
     """The metadata and the table of tensors of a GGUF file, and positioned access to the tensors' bytes.
 
     Parameters
@@ -68,42 +66,10 @@ class GGUFReader:
         The file cannot be opened or read.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._file = InputFile(path)
-        try:
-            self._parse()
-        except BaseException:
-            self._file.close()
-            raise
-
-    @property
-    def path(self) -> str:
-        """The path, for messages."""
-        return self._file.label
-
-    @property
-    def file_path(self) -> Path:
-        """The file."""
-        return self._file.path
-
     def value(self, key: str) -> Any:
         """The decoded value of a key (a list for an array), or None if there is no such key."""
         kv = self._kvs.get(key)
         return None if kv is None else kv.value
-
-    def read_into(self, tensor: TensorInfo, start: int, buffer: Any) -> None:
-        """Fill `buffer` with the tensor's bytes from byte `start`; ValueError beyond the tensor's end."""
-        self._file.read_part(tensor.offset, tensor.nbytes, start, buffer)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _parse(self) -> None:
         cursor = HeadCursor(self._file)

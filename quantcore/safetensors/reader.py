@@ -8,13 +8,12 @@ Source: the format's description in the safetensors README.
 import os
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from quantcore.errors import FileFormatError
-from quantcore.files.disk import InputFile
 from quantcore.files.kinds import HEAD_BYTES, SAFETENSORS, kind_of, say_wrong
 from quantcore.files.strict_json import parse_members
+from quantcore.files.tensor_reader import TensorReader
 from quantcore.safetensors.folders import INDEX_NAME as INDEX_NAME
 from quantcore.safetensors.folders import MAX_HEADER_BYTES, CheckpointFiles, find_files
 
@@ -50,7 +49,7 @@ class SafetensorsInfo:
         return self.nbytes
 
 
-class SafetensorsReader:
+class SafetensorsReader(TensorReader):
     """The header of one safetensors file, and positioned access to its tensors.
 
     Parameters
@@ -72,38 +71,6 @@ class SafetensorsReader:
     OSError
         The file cannot be opened or read.
     """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._file = InputFile(path)
-        try:
-            self._parse()
-        except BaseException:
-            self._file.close()
-            raise
-
-    @property
-    def path(self) -> str:
-        """The path, for messages."""
-        return self._file.label
-
-    @property
-    def file_path(self) -> Path:
-        """The path."""
-        return self._file.path
-
-    def read_into(self, tensor: SafetensorsInfo, start: int, buffer: Any) -> None:
-        """Fill `buffer` with the tensor's bytes from byte `start`; ValueError beyond the tensor's end."""
-        self._file.read_part(tensor.offset, tensor.nbytes, start, buffer)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _refuse(self, field: str, problem: str) -> NoReturn:
         raise FileFormatError(f"{self._file.label}: {field}: {problem}")
