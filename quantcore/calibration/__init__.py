@@ -8,7 +8,9 @@ one_array : calibration in one call.
 omission : masks, and NaN that is left out.
 files : calibration of arrays in files, one calibrator per name.
 state_files : statistics files: load, save, merge.
-extremes, histograms : the statistics that calibrators keep.
+statistic : what a method keeps, and the range that it takes from it.
+extremes, histograms : the two kinds of statistics.
+modes : the mode of the codes.
 clipping, percentiles : where to clip, from a histogram or exactly.
 """
 

@@ -1,8 +1,7 @@
 """Post-training calibration: a scale and a zero point from batches of activations or weights.
 
-A `Calibrator` keeps the statistics that its method needs (`extremes`, `histograms`), in memory that depends on the
-number of channels and not on the data. `clipping` finds where to clip, `affine.from_extremes` computes scales from a
-range.
+A `Calibrator` keeps the `statistic` that its method needs, in memory that depends on the number of channels and not on
+the data. `affine.from_extremes` computes scales from the range that is left of it.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,21 +13,20 @@ from numpy.typing import NDArray
 from quantcore._base import arguments, arrays, parallel
 from quantcore._base.notebook import fields_table
 from quantcore._base.text import brief
-from quantcore.affine.params import QuantGranularity, QuantMode, check_bits, check_mode, code_range
+from quantcore.affine.params import QuantGranularity, QuantMode, check_bits, code_range
 from quantcore.affine.sharing import Sharing
-from quantcore.calibration.clipping import Bins, clip_ranges, within
-from quantcore.calibration.clipping import percentiles as percentiles_of_bins
-from quantcore.calibration.extremes import Extremes, MovingExtremes, sequence
+from quantcore.calibration.clipping import Bins
 from quantcore.calibration.histograms import Histograms
+from quantcore.calibration.modes import mode_of, mode_of_state
 from quantcore.calibration.omission import check_nan_policy, kept_channels
 from quantcore.calibration.results import METHODS, CalibrationMethod, CalibrationResult, result_of
-from quantcore.calibration.totals import MOST_VALUES, TORN
+from quantcore.calibration.statistic import Statistic, clip, new_statistic, restore_statistic
+from quantcore.calibration.totals import TORN
 from quantcore.calibration.turns import Turns
 from quantcore.errors import InvalidStateError, InvalidTypeError, InvalidValueError
 
 __all__ = ["Calibrator"]
 
-Statistic = Extremes | Histograms
 _FORMAT, _VERSION = "quantcore.calibrator", 1
 
 
@@ -276,7 +274,7 @@ class Calibrator:
         with self._turns.change("observe"):
             statistic = self._whole_statistic()
             if statistic is None:
-                statistic = self._new_statistic(n_channels)
+                statistic = new_statistic(self._method, n_channels)
             elif statistic.n_channels != n_channels:
                 raise InvalidValueError(
                     f"{name}: expected {statistic.n_channels} channels along axis {self.axis} as before, "
@@ -302,14 +300,10 @@ class Calibrator:
             statistic = self._whole_statistic()
             if statistic is None:
                 raise InvalidStateError("compute: nothing was observed yet")
-            lowest, highest = statistic.lowest, statistic.highest
-            clip_low, clip_high = lowest, highest
-            if isinstance(statistic, Histograms):
-                clip_low, clip_high = self._clip(statistic, n_threads)
-        return result_of(
-            (lowest, highest), (clip_low, clip_high), self._granularity, self._bits, self._mode, self._narrow_range,
-            self._method,
-        )  # fmt: skip
+            limits = code_range(self._bits, self._mode, narrow_range=self._narrow_range)
+            clipped = clip(statistic, self._method, self._bits, self._mode, limits, n_threads=n_threads)
+            whole = statistic.lowest, statistic.highest
+        return result_of(whole, clipped, self._granularity, self._bits, self._mode, self._narrow_range, self._method)
 
     def plot(self, axes: Any = None, *, channel: int | None = None) -> Any:
         """Draw what was observed and what `compute` keeps of it with matplotlib (extra `report`).
@@ -420,35 +414,10 @@ class Calibrator:
             mapping.get("symmetric"),  # type: ignore[arg-type]
             axis=mapping.get("axis"),
             narrow_range=mapping.get("narrow_range"),  # type: ignore[arg-type]
-            mode=_mode_from(mapping),
+            mode=mode_of_state(mapping),
         )
-        calibrator._restore(mapping)
+        calibrator._statistic = restore_statistic(calibrator.method, calibrator.axis, mapping)
         return calibrator
-
-    def _restore(self, mapping: Mapping[str, Any]) -> None:
-        num_batches = arguments.integer(mapping.get("num_batches"), "num_batches", 0, MOST_VALUES)
-        n_channels = arguments.integer(mapping.get("num_channels"), "num_channels", 0, MOST_VALUES)
-        state = mapping.get("state")
-        if (state is None) != (num_batches == 0) or (state is None) != (n_channels == 0):
-            raise InvalidValueError(
-                f"state: contradicts num_batches {brief(num_batches)} and num_channels {brief(n_channels)}"
-            )
-        if state is None:
-            return
-        if not isinstance(state, Mapping):
-            raise InvalidValueError(f"state: expected a mapping, got {brief(state)}")
-        if self.axis is None and n_channels != 1:
-            raise InvalidValueError(f"num_channels: expected 1 without an axis, got {n_channels}")
-        for key in ("channels",) if "channels" in state else ("lowest", "highest"):
-            sequence(state, key, n_channels)  # before memory is allocated for so many channels
-        statistic = self._new_statistic(n_channels)
-        statistic.restore(state, num_batches)
-        self._statistic = statistic
-
-    def _new_statistic(self, n_channels: int) -> Statistic:
-        if self._method.averaging_constant is not None:
-            return MovingExtremes(n_channels, self._method.averaging_constant)
-        return Extremes(n_channels) if self._method.name == "min_max" else Histograms(n_channels)
 
     def _whole_statistic(self) -> Statistic | None:
         if self._statistic is not None and self._statistic.is_torn:
@@ -460,23 +429,6 @@ class Calibrator:
         with self._turns.read():
             statistic = self._whole_statistic()
             return None if statistic is None else statistic.packed()
-
-    def _clip(self, statistic: Histograms, n_threads: int | None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        lowest, highest = statistic.lowest, statistic.highest
-        if self._method.lower is not None and self._method.upper is not None:
-            percents = self._method.lower, self._method.upper
-            found = [
-                percentiles_of_bins(Bins(*statistic.bins(channel)), percents, float(low), float(high))
-                for channel, (low, high) in enumerate(zip(lowest, highest, strict=True))
-            ]
-            low, high = np.array(found, np.float32).T
-            return low, high
-        limits = code_range(self._bits, self._mode, narrow_range=self._narrow_range)
-        ends = [
-            clip_ranges(grids, counts, self._method.name, self._bits, limits, mode=self._mode, n_threads=n_threads)
-            for grids, counts in statistic.whole_rows()
-        ]
-        return within(np.concatenate(ends), lowest, highest)
 
     def _key(self) -> tuple[Any, ...]:
         return self._method, self._bits, self._mode, self.axis, self._narrow_range
@@ -506,28 +458,6 @@ def _check_method(method: Any) -> CalibrationMethod:
         hint = f"; see Calibrator.{method}()" if isinstance(method, str) and method in METHODS else ""
         raise InvalidTypeError(f"method: expected a CalibrationMethod, got {brief(method)}{hint}")
     return method
-
-
-def mode_of(symmetric: bool, mode: QuantMode | str | None, method: CalibrationMethod) -> QuantMode:
-    """The mode that a user asks for by `symmetric`, or by `mode`."""
-    by_flag = QuantMode.SYMMETRIC if arguments.flag(symmetric, "symmetric") else QuantMode.ASYMMETRIC
-    mode = by_flag if mode is None else check_mode(mode)
-    if mode is QuantMode.OFFSET and method.name == "entropy":
-        raise InvalidValueError("mode: offset goes with every method but entropy, which searches around zero")
-    return mode
-
-
-def _mode_from(mapping: Mapping[str, Any]) -> QuantMode | None:
-    """The mode of a state; states without one have `symmetric` only."""
-    name = mapping.get("mode")
-    if name is None:
-        return None
-    modes = {mode.value: mode for mode in QuantMode}
-    if not isinstance(name, str) or name not in modes:
-        raise InvalidValueError(f"mode: expected one of {', '.join(modes)}, got {brief(name)}")
-    if mapping.get("symmetric") is not (modes[name] is QuantMode.SYMMETRIC):
-        raise InvalidValueError(f"mode: {name} contradicts symmetric {brief(mapping.get('symmetric'))}")
-    return modes[name]
 
 
 def _unpickle(kind: type[Calibrator], state: Mapping[str, Any]) -> Calibrator:

@@ -8,7 +8,8 @@ from quantcore._base import arguments, arrays
 from quantcore.affine.params import QuantGranularity, QuantMode, check_bits
 from quantcore.affine.sharing import Sharing
 from quantcore.calibration import percentiles
-from quantcore.calibration.calibrator import Calibrator, mode_of
+from quantcore.calibration.calibrator import Calibrator
+from quantcore.calibration.modes import mode_of
 from quantcore.calibration.results import CalibrationMethod, CalibrationResult, result_of
 from quantcore.errors import InvalidValueError
 
