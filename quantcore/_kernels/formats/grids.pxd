@@ -5,12 +5,26 @@ from libc.stdint cimport int8_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from quantcore._kernels.common.memory cimport prefetch_run
+from quantcore._kernels.table cimport GridPoints, Grids, GridSearch
+
+cdef extern from "atomics.h":
+    const void* quantcore_look(const void** place) noexcept nogil
 
 cdef enum:
     GRID_BLOCK = 256
     GRID_TILE = 8
     BYTES_OF_ONE = 0x01010101
     IQ1_CENTRE = 16  # what stands for 0 in IQ1's points, whose values are in eighths
+
+
+cdef inline const GridPoints* points_of(const Grids* grids, int grid) noexcept nogil:
+    """What decoding looks up; another thread may be trying to publish it, too."""
+    return <const GridPoints*> quantcore_look(<const void**> &grids.points[grid])
+
+
+cdef inline const GridSearch* search_of(const Grids* grids, int grid) noexcept nogil:
+    """What quantizing looks up."""
+    return <const GridSearch*> quantcore_look(<const void**> &grids.searches[grid])
 
 
 cdef inline uint32_t load16(const uint8_t* data) noexcept nogil:

@@ -27,7 +27,9 @@ from quantcore._kernels.formats.grids cimport (
     GRID_TILE,
     IQ1_CENTRE,
     load64,
+    points_of,
     scale_runs,
+    search_of,
     store64,
     store_shifted,
 )
@@ -54,7 +56,7 @@ cdef int64_t iq1_m_quantize_tile(
     cdef uint32_t points[GRID_TILE * 32]
     cdef int32_t ranks[VECTOR_LANES * 16]
     cdef FoundCuts cuts
-    cdef const GridSearch* grid = TABLE.grids.searches[GRID_IQ1]
+    cdef const GridSearch* grid = search_of(TABLE.grids, GRID_IQ1)
     cdef int64_t i, part, usable, batch, start, lanes, lane, at
     cdef int k, failed = 0, was_on_grid
     cdef uint32_t index, half, code
@@ -144,7 +146,7 @@ cdef int64_t iq1_m_dequantize_tile(
     cdef uint16_t half[SCALES]
     cdef float scales[GRID_TILE * 16]
     cdef int8_t staged[GRID_TILE * GRID_BLOCK]
-    cdef const GridPoints* grid = TABLE.grids.points[GRID_IQ1]
+    cdef const GridPoints* grid = points_of(TABLE.grids, GRID_IQ1)
     cdef int64_t i, bad = -1
     cdef int k
     cdef uint32_t upper

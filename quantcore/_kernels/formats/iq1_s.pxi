@@ -24,7 +24,9 @@ from quantcore._kernels.formats.grids cimport (
     IQ1_CENTRE,
     load16,
     load64,
+    points_of,
     scale_runs,
+    search_of,
     store16,
     store_shifted,
 )
@@ -46,7 +48,7 @@ cdef int64_t iq1_s_quantize_tile(
     cdef int32_t ranks[VECTOR_LANES * 32]
     cdef uint32_t codes[4]
     cdef FoundCuts cuts
-    cdef const GridSearch* grid = TABLE.grids.searches[GRID_IQ1]
+    cdef const GridSearch* grid = search_of(TABLE.grids, GRID_IQ1)
     cdef int64_t i, part, usable, batch, start, lanes, lane, at
     cdef int k, failed = 0, was_on_grid
     cdef uint32_t index, upper
@@ -117,7 +119,7 @@ cdef int64_t iq1_s_dequantize_tile(
     cdef float d[SCALES]
     cdef float scales[GRID_TILE * 8]
     cdef int8_t staged[GRID_TILE * GRID_BLOCK]
-    cdef const GridPoints* grid = TABLE.grids.points[GRID_IQ1]
+    cdef const GridPoints* grid = points_of(TABLE.grids, GRID_IQ1)
     cdef int64_t i, bad = load_scales(data, n, IQ1_S_BYTES, d)
     cdef int part, k
     cdef uint32_t upper

@@ -17,7 +17,17 @@ from quantcore._kernels.formats.grid_fit cimport (
     store_finite,
     sum_squares,
 )
-from quantcore._kernels.formats.grids cimport GRID_BLOCK, GRID_TILE, load16, load64, scale_runs, store16, store_signed
+from quantcore._kernels.formats.grids cimport (
+    GRID_BLOCK,
+    GRID_TILE,
+    load16,
+    load64,
+    points_of,
+    scale_runs,
+    search_of,
+    store16,
+    store_signed,
+)
 from quantcore._kernels.formats.scales cimport SCALES, load_scales
 from quantcore._kernels.table cimport GRID_IQ2_XS, GridPoints, GridSearch, TileImportance
 
@@ -33,7 +43,7 @@ cdef int64_t iq2_xs_quantize_tile(
     cdef float sums[GRID_TILE]
     cdef float scales[16]
     cdef uint16_t codes[2]
-    cdef const GridSearch* grid = TABLE.grids.searches[GRID_IQ2_XS]
+    cdef const GridSearch* grid = search_of(TABLE.grids, GRID_IQ2_XS)
     cdef int64_t i
     cdef int part, k, at, failed = 0
     cdef uint32_t signs, flipped
@@ -86,7 +96,7 @@ cdef int64_t iq2_xs_dequantize_tile(
     cdef float d[SCALES]
     cdef float scales[GRID_TILE * 16]
     cdef int8_t staged[GRID_TILE * GRID_BLOCK]
-    cdef const GridPoints* grid = TABLE.grids.points[GRID_IQ2_XS]
+    cdef const GridPoints* grid = points_of(TABLE.grids, GRID_IQ2_XS)
     cdef int64_t i, bad = load_scales(data, n, IQ2_XS_BYTES, d)
     cdef int k
     cdef uint32_t code

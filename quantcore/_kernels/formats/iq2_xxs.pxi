@@ -18,7 +18,17 @@ from quantcore._kernels.formats.grid_fit cimport (
     store_finite,
     sum_squares,
 )
-from quantcore._kernels.formats.grids cimport GRID_BLOCK, GRID_TILE, load32, load64, scale_runs, store32, store_signed
+from quantcore._kernels.formats.grids cimport (
+    GRID_BLOCK,
+    GRID_TILE,
+    load32,
+    load64,
+    points_of,
+    scale_runs,
+    search_of,
+    store32,
+    store_signed,
+)
 from quantcore._kernels.formats.scales cimport SCALES, load_scales
 from quantcore._kernels.table cimport GRID_IQ2_XXS, GridPoints, GridSearch, TileImportance
 
@@ -35,7 +45,7 @@ cdef int64_t iq2_xxs_quantize_tile(
     cdef float scales[8]
     cdef uint32_t signs[8]
     cdef uint16_t codes[4]
-    cdef const GridSearch* grid = TABLE.grids.searches[GRID_IQ2_XXS]
+    cdef const GridSearch* grid = search_of(TABLE.grids, GRID_IQ2_XXS)
     cdef int64_t i
     cdef int part, k, at, failed = 0
     cdef uint32_t flipped
@@ -93,7 +103,7 @@ cdef int64_t iq2_xxs_dequantize_tile(
     cdef float d[SCALES]
     cdef float scales[GRID_TILE * 8]
     cdef int8_t staged[GRID_TILE * GRID_BLOCK]
-    cdef const GridPoints* grid = TABLE.grids.points[GRID_IQ2_XXS]
+    cdef const GridPoints* grid = points_of(TABLE.grids, GRID_IQ2_XXS)
     cdef int64_t i, bad = load_scales(data, n, IQ2_XXS_BYTES, d)
     cdef int part, k
     cdef uint32_t indices, rest

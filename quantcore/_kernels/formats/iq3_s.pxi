@@ -23,7 +23,15 @@ from quantcore._kernels.formats.grid_fit cimport (
     store_finite,
     sum_squares,
 )
-from quantcore._kernels.formats.grids cimport GRID_BLOCK, GRID_TILE, load32, scale_runs, store_signed
+from quantcore._kernels.formats.grids cimport (
+    GRID_BLOCK,
+    GRID_TILE,
+    load32,
+    points_of,
+    scale_runs,
+    search_of,
+    store_signed,
+)
 from quantcore._kernels.formats.scales cimport SCALES, load_scales
 from quantcore._kernels.table cimport GRID_IQ3_S, GridPoints, GridSearch, TileImportance
 
@@ -39,7 +47,7 @@ cdef int64_t iq3_s_quantize_tile(
     cdef float sums[GRID_TILE]
     cdef float scales[8]
     cdef uint16_t codes[8]
-    cdef const GridSearch* grid = TABLE.grids.searches[GRID_IQ3_S]
+    cdef const GridSearch* grid = search_of(TABLE.grids, GRID_IQ3_S)
     cdef int64_t i
     cdef int part, k, at, coded, failed = 0
     cdef uint32_t index, flipped
@@ -101,7 +109,7 @@ cdef int64_t iq3_s_dequantize_tile(
     cdef float d[SCALES]
     cdef float scales[GRID_TILE * 8]
     cdef int8_t staged[GRID_TILE * GRID_BLOCK]
-    cdef const GridPoints* grid = TABLE.grids.points[GRID_IQ3_S]
+    cdef const GridPoints* grid = points_of(TABLE.grids, GRID_IQ3_S)
     cdef int64_t i, bad = load_scales(data, n, IQ3_S_BYTES, d)
     cdef int part, k
     cdef uint32_t code, upper
