@@ -48,6 +48,15 @@ def calibration_works(n_elements: int) -> Iterator[Work]:
         lambda n: lambda: quantcore.calibrate_percentile(values, n_threads=n),
         {"numpy": lambda _: lambda: np.percentile(values, [0.01, 99.99])},
     )
+    for name, clipping in (("entropy", Calibrator.entropy(axis=0)), ("mse", Calibrator.mse(axis=0))):
+        clipping.observe(values)
+        n_counts = len(values) * BINS
+        yield Work(
+            f"{name} of histograms, compute",
+            n_counts,
+            n_counts * np.dtype(np.uint32).itemsize,
+            lambda n, c=clipping: lambda: c.compute(n_threads=n),
+        )
     yield from _affine_works(values)
 
 

@@ -9,7 +9,7 @@ import ctypes
 import sys
 
 # Only our own calls are counted, and these take minutes to import under valgrind: to bench/ they are not installed.
-for peer in ("torch", "bitsandbytes", "onnx", "onnxruntime"):
+for peer in ("torch", "bitsandbytes", "onnx", "onnxruntime", "faiss"):
     sys.modules[peer] = None  # type: ignore[assignment]
 
 from bench.suites import SUITES  # noqa: E402
