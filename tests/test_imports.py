@@ -187,14 +187,33 @@ def test_sources_without_kernels_say_so(statement, tmp_path):
     assert str(tmp_path / "quantcore") in last and "circular" not in child.stderr
 
 
-def test_import_is_light():
-    code = "import sys, quantcore; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+def modules_after(code: str) -> set[str]:
+    """What a new interpreter has imported once it has run some code."""
+    code += "; import sys; print(*sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(ROOT.parent)}
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    modules = set(child.stdout.split())
-    assert "quantcore" in modules
+    return set(child.stdout.split())
+
+
+def test_import_loads_the_kernels_and_nothing_else():
+    ours = {name for name in modules_after("import quantcore") if name.split(".")[0] == "quantcore"}
+    level = f"quantcore._kernels._{quantcore.isa()}"
+    assert ours == {"quantcore", "quantcore._version", "quantcore._kernels", "quantcore._kernels._core", level}
+    assert "quantcore.ggml.formats" in modules_after("import quantcore; quantcore.quantize")
+
+
+def test_all_public_names_load_no_optional_package():
+    loaded = {name.split(".")[0] for name in modules_after("from quantcore import *")}
+    assert "quantcore" in loaded
     optional = {"dask", "gguf", "matplotlib", "ml_dtypes", "pyarrow", "safetensors", "torch", "tqdm", "zarr"}
-    assert modules & optional == set()
+    assert loaded & optional == set()
+
+
+def test_wings_are_attributes():
+    assert quantcore.gguf is importlib.import_module("quantcore.gguf")
+    assert "quantcore.gguf" in modules_after("import quantcore; quantcore.gguf")
+    with pytest.raises(AttributeError, match=r"^module 'quantcore' has no attribute 'ggfu'$"):
+        quantcore.ggfu  # noqa: B018
 
 
 # Public names
@@ -216,7 +235,6 @@ def public_modules() -> list[ModuleType]:
 def test_public_names_are_listed_and_documented(module):
     assert module.__doc__
     assert len(set(module.__all__)) == len(module.__all__)
-    assert set(module.__all__) <= set(vars(module))
     for name in module.__all__:
         assert undocumented(getattr(module, name), name) == []
 
@@ -241,6 +259,8 @@ def test_packages_export_what_they_list_and_nothing_else(package):
     for optional in OPTIONAL.get(package, ()):
         pytest.importorskip(optional)
     module = importlib.import_module(package)
+    for name in getattr(module, "__all__", ()):
+        getattr(module, name)  # quantcore's own are imported now
     public = {name for name, value in vars(module).items() if name[0] != "_" and not inspect.ismodule(value)}
     assert public == set(getattr(module, "__all__", ()))
 
@@ -248,6 +268,15 @@ def test_packages_export_what_they_list_and_nothing_else(package):
 def test_dir_shows_the_public_names_and_the_wings():
     wings = {name.split(".")[1] for name in FILES if name != "quantcore" and not name.split(".")[1].startswith("_")}
     assert set(dir(quantcore)) == set(quantcore.__all__) | wings | {"__version__"}
+
+
+def test_stub_has_the_public_names_of_the_same_modules():
+    stub = ast.parse((ROOT / "__init__.pyi").read_text())
+    imported = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    assert {alias.name: node.module for node in imported for alias in node.names} == quantcore._HOMES
+    assert all(alias.asname == alias.name for node in imported for alias in node.names)  # what makes it public
+    assert [node.name for node in stub.body if isinstance(node, ast.FunctionDef)] == ["isa"]
+    assert set(quantcore.__all__) == {"isa", *quantcore._HOMES}
 
 
 def test_kernel_stub_lists_what_the_kernels_export():
