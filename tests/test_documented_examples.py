@@ -7,13 +7,14 @@ what is printed, or programs of others; `py` is a sketch with names of others, w
 import importlib.util
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import quantcore
 from quantcore.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -165,8 +166,16 @@ def missing_packages(text: str) -> list[str]:
     return [package for package in named if importlib.util.find_spec(package) is None]
 
 
+@pytest.fixture
+def threads_as_before() -> Iterator[None]:
+    """An example that sets the number of threads sets it for itself alone."""
+    yield
+    quantcore.set_num_threads(None)
+
+
 @pytest.mark.slow
 @pytest.mark.may_skip
+@pytest.mark.usefixtures("threads_as_before")
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # of torch's exporter
 @pytest.mark.parametrize(
     "document", [d for d in DOCUMENTS if any(b[1] in ("python", "sh") for b in blocks(d))], ids=relative
