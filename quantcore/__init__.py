@@ -80,7 +80,7 @@ _WINGS = (
     "report",
     "safetensors",
 )
-_WINGS_WITH_NEEDS = ("arrow", "dask", "onnx", "torch", "zarr")  # an import statement loads them, or says what is missing
+_WINGS_WITH_NEEDS = ("arrow", "dask", "onnx", "torch", "zarr")  # only import statements load them
 
 __all__ = sorted([*_HOMES, "isa"])
 
