@@ -88,9 +88,10 @@ def lsq_backward(
     Equal to torch's `_fake_quantize_learnable_per_tensor_affine` and `_per_channel_affine`. As there, the code is
     `rint(x / s + zp)` in the backward pass but `rint(x / s) + zp` in the forward pass, in float32: where x / s lies
     almost exactly between two codes and zp is not 0, y may differ by one step between the two passes, and at the ends
-    of the range `dx` may differ from `fake_quantize_backward`. Two differences remain: torch rounds a negative zero
-    point up (it truncates `zp + 0.5`), but zero points of QuantParams are never negative; and torch takes a code of
-    2**63 or more for one below the range (its integers overflow).
+    of the range `dx` may differ from `fake_quantize_backward`. Three differences remain: where the CPU has FMA, torch
+    rounds `x / s + zp` once instead of after each step, and so may take the other code for the same rare x; torch
+    rounds a negative zero point up (it truncates `zp + 0.5`), but zero points of QuantParams are never negative; and
+    torch takes a code of 2**63 or more for one below the range (its integers overflow).
     """
     params = check_params(params)
     factor = None if grad_factor is None else arguments.number(grad_factor, "grad_factor")

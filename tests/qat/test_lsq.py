@@ -37,7 +37,7 @@ from tests.support.affine_cases import (
     parts,
 )
 from tests.support.contract import DISTRIBUTIONS, assert_same_floats
-from tests.support.fake_quant_cases import DTYPES, F16, F32, F64, every_dtype
+from tests.support.fake_quant_cases import DTYPES, F16, F32, F64, every_dtype, without_contracted_ties
 
 
 def assert_equals_reference(grad: np.ndarray, x: np.ndarray, params: QuantParams) -> None:
@@ -141,12 +141,13 @@ def test_equals_torch(torch, mode, bits, rng):
         ties = (rng.integers(-600, 601, shape) / 2 ** rng.integers(1, 9, shape)).astype(F32)
         # torch's gradients of a vector per channel have no dimension.
         for granularity in (TENSOR, *(CHANNEL(axis) for axis in range(len(shape)) if len(shape) > 1)):
-            for x in (noise, ties):
+            for is_tied, x in enumerate((noise, ties)):
                 params = any_params(rng, shape, granularity, mode, bits)
-                if x is ties:
+                if is_tied:
                     scales = np.exp2(np.rint(np.log2(params.scales)))
                     limits = (params.quant_min, params.quant_max)
                     params = QuantParams(scales, params.zero_points, granularity, mode, bits, *limits)
+                x = without_contracted_ties(x, params, params.zero_points)
                 dx, *theirs = torchs(torch, grad, x, params, factor=0.37)
                 found = lsq_backward(grad, x, params, grad_factor=0.37)
                 assert_same_floats(found.dx, dx)
@@ -156,12 +157,20 @@ def test_equals_torch(torch, mode, bits, rng):
                     assert np.all(np.abs(ours - expected) <= 1e-5 * magnitudes)
 
 
+def test_ties_that_are_contracted_are_found():
+    """This element gets the code 36 if the product is rounded first, and 37 if it is not."""
+    x = np.array([0.48742902, 0.5, 0.25], F32)
+    params = QuantParams(np.array([0.08862343], F32), np.array([31], np.int32), TENSOR, ASYMMETRIC, 7, 0, 127)
+    assert without_contracted_ties(x, params, params.zero_points).tolist() == [0, 0.5, 0.25]
+
+
 @every_bits
 @every_mode
 def test_single_elements_equal_torchs_bit_for_bit(torch, mode, bits, rng):
     """Nothing is added up then. torch multiplies by the factor first, which is 1 here."""
     x, grad = rng.standard_normal((2, 5000, 1), dtype=np.float32)
     params = any_params(rng, x.shape, CHANNEL(0), mode, bits)
+    x = without_contracted_ties(x, params, params.zero_points)
     found = lsq_backward(grad, x, params, grad_factor=1)
     for ours, theirs in zip(found, torchs(torch, grad, x, params, factor=1.0), strict=True):
         assert_same_floats(ours + F32.type(0), theirs + F32.type(0))  # zeros of one sign
