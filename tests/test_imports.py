@@ -27,10 +27,14 @@ FILES = {
 }
 
 # Optional modules, and the package that each may import at its top. Only modules with the same need import them.
-OPTIONAL = {"quantcore.dask": {"dask"}, "quantcore.onnx": {"onnx", "onnxruntime"}} | {
-    name: {package}
+OPTIONAL = {"quantcore.dask": {"dask"}} | {
+    name: packages
     for name in FILES
-    for wing, package in (("quantcore.torch", "torch"), ("quantcore.arrow", "pyarrow"))
+    for wing, packages in (
+        ("quantcore.torch", {"torch"}),
+        ("quantcore.arrow", {"pyarrow"}),
+        ("quantcore.onnx", {"onnx", "onnxruntime"}),
+    )
     if name.startswith(f"{wing}.") or name == wing
 }
 OPTIONAL |= {
@@ -39,6 +43,7 @@ OPTIONAL |= {
     "quantcore.zarr.filters": {"numcodecs"},
 }
 OPTIONAL["quantcore.torch.layers_of_transformers"] = {"torch", "transformers"}
+OPTIONAL |= {f"quantcore.onnx.{name}": {"onnx"} for name in ("graphs", "nodes")}
 
 # A wing may import from those on the lines below its own, and on its own line. A new wing is given its place here.
 ORDER = """

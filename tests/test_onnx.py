@@ -94,3 +94,107 @@ def test_what_is_refused(model, batches, tmp_path):
     with pytest.raises(InvalidValueError, match="expected 8 bits, got 4 for 'x'"):
         qo.quantize_static(model, tmp_path / "b.onnx", found)
     assert not (tmp_path / "b.onnx").exists()
+
+
+# Models as exporters make them
+
+
+def tensor(name, shape, seed=0, dtype=np.float32):
+    return numpy_helper.from_array(np.random.default_rng(seed).standard_normal(shape).astype(dtype), name)
+
+
+def build(nodes, tensors, in_shape, out_shape, *, opset=17, inputs=(), kind=TensorProto.FLOAT):
+    ends = [helper.make_tensor_value_info(n, kind, s) for n, s in (("x", in_shape), ("y", out_shape))]
+    graph = helper.make_graph(nodes, "net", [ends[0], *inputs], ends[1:], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+MATMUL = helper.make_node("MatMul", ["x", "w"], ["y"])
+BRANCHES = {
+    "then_branch": helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["t"])], "then", [], [
+        helper.make_tensor_value_info("t", TensorProto.FLOAT, [4, 8])]),
+    "else_branch": helper.make_graph([helper.make_node("Identity", ["x"], ["e"])], "else", [], [
+        helper.make_tensor_value_info("e", TensorProto.FLOAT, [4, 8])]),
+}  # fmt: skip
+YES = numpy_helper.from_array(np.array(True), "yes")
+NETS = {
+    "initializers that are inputs": build(
+        [MATMUL], [tensor("w", (8, 5))], ["n", 8], ["n", 5],
+        inputs=[helper.make_tensor_value_info("w", TensorProto.FLOAT, [8, 5])],
+    ),
+    "a Constant node": build(
+        [helper.make_node("Constant", [], ["w"], value=tensor("", (8, 5))), MATMUL], [], ["n", 8], ["n", 5]
+    ),
+    "a stack of matrices": build([MATMUL], [tensor("w", (3, 8, 5))], [3, 4, 8], [3, 4, 5]),
+    "a weight that two nodes share": build(
+        [helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("MatMul", ["a", "w"], ["y"])],
+        [tensor("w", (8, 8))], ["n", 8], ["n", 8],
+    ),
+    "names that ours could meet": build(
+        [helper.make_node("Identity", ["x"], ["x.quantized"]), helper.make_node("MatMul", ["x", "w"], ["w.1.quantized"]),
+         helper.make_node("Add", ["x.quantized", "w.1.quantized"], ["y"])], [tensor("w", (8, 8))], ["n", 8], ["n", 8],
+    ),
+    "a weight that a branch takes, too": build(
+        [helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("If", ["yes"], ["b"], **BRANCHES),
+         helper.make_node("Add", ["a", "b"], ["y"])], [tensor("w", (8, 8)), YES], [4, 8], [4, 8],
+    ),
+    "float16": build(
+        [MATMUL], [tensor("w", (8, 5), dtype=np.float16)], ["n", 8], ["n", 5], opset=19, kind=TensorProto.FLOAT16
+    ),
+    "float16 in part": build(
+        [helper.make_node("MatMul", ["x", "v"], ["a"]), helper.make_node("Cast", ["a"], ["b"], to=TensorProto.FLOAT16),
+         helper.make_node("MatMul", ["b", "w"], ["c"]), helper.make_node("Cast", ["c"], ["y"], to=TensorProto.FLOAT)],
+        [tensor("v", (8, 8)), tensor("w", (8, 5), dtype=np.float16)], ["n", 8], ["n", 5],
+    ),
+}  # fmt: skip
+SHAPES = {"a stack of matrices": (3, 4, 8)}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_models_as_they_are(name, tmp_path, rng):
+    net = NETS[name]
+    dtype = helper.tensor_dtype_to_np_dtype(net.graph.input[0].type.tensor_type.elem_type)
+    batch = {"x": rng.standard_normal(SHAPES.get(name, (4, 8))).astype(dtype)}
+    before = net.SerializeToString()
+    found = qo.calibrate_activations(net, [batch], Calibrator.min_max(symmetric=False))
+    qo.quantize_static(net, tmp_path / "a.onnx", found)
+    assert net.SerializeToString() == before
+    kinds = [node.op_type for node in onnx.load(tmp_path / "a.onnx").graph.node]
+    assert kinds.count("QuantizeLinear") == len(found) > 0
+    wanted, ours = run(net, batch).astype(np.float64), run(tmp_path / "a.onnx", batch).astype(np.float64)
+    assert 0 < np.square(ours - wanted).mean() < 1e-3 * np.square(wanted).mean()
+
+
+@pytest.mark.parametrize("opset", range(13, 23))
+def test_every_operator_set(opset, tmp_path, rng):
+    gemm = helper.make_node("Gemm", ["x", "w"], ["y"], transB=1)
+    net = build([gemm], [tensor("w", (5, 8))], ["n", 8], ["n", 5], opset=opset)
+    batch = {"x": rng.standard_normal((4, 8)).astype(np.float32)}
+    found = qo.calibrate_activations(net, [batch], Calibrator.min_max(symmetric=False))
+    qo.quantize_static(net, tmp_path / "a.onnx", found)
+    np.testing.assert_allclose(run(tmp_path / "a.onnx", batch), run(net, batch), atol=0.2)
+
+
+def test_weights_in_a_file_of_their_own(tmp_path, rng):
+    net = build([MATMUL], [tensor("w", (64, 5))], ["n", 64], ["n", 5])
+    batch = {"x": rng.standard_normal((4, 64)).astype(np.float32)}
+    wanted = run(net, batch)
+    path = tmp_path / "net.onnx"
+    onnx.save_model(net, path, save_as_external_data=True, location="net.bin", size_threshold=0)
+    found = qo.calibrate_activations(path, [batch], Calibrator.min_max(symmetric=False))
+    qo.quantize_static(path, tmp_path / "a.onnx", found)
+    np.testing.assert_allclose(run(tmp_path / "a.onnx", batch), wanted, atol=0.5)
+    with pytest.raises(InvalidValueError, match="^model: 'w' is in a file of its own; give the path"):
+        qo.calibrate_activations(onnx.load(path, load_external_data=False), [batch], Calibrator.min_max())
+
+
+def test_old_operator_sets_are_refused(tmp_path, rng):
+    net = build([MATMUL], [tensor("w", (8, 5))], ["n", 8], ["n", 5], opset=12)
+    found = qo.calibrate_activations(net, [{"x": np.ones((4, 8), np.float32)}], Calibrator.min_max())
+    with pytest.raises(InvalidValueError, match="^model: operator set 12, at least 13 is needed$"):
+        qo.quantize_static(net, tmp_path / "a.onnx", found)
+    half = build(
+        [MATMUL], [tensor("w", (8, 5), dtype=np.float16)], ["n", 8], ["n", 5], opset=18, kind=TensorProto.FLOAT16
+    )
+    with pytest.raises(InvalidValueError, match=r"^model: no MatMul, Gemm, Conv with .*float16 from operator set 19"):
+        qo.calibrate_activations(half, [], Calibrator.min_max())

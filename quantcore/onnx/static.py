@@ -1,0 +1,135 @@
+"""Activations of ONNX models observed in ONNX Runtime, and models written with quantized weights and activations."""
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import onnx
+import onnxruntime
+from onnx import helper
+
+from quantcore._base.text import brief
+from quantcore.calibration.calibrator import Calibrator
+from quantcore.calibration.results import CalibrationResult
+from quantcore.errors import InvalidTypeError, InvalidValueError
+from quantcore.files.disk import OutputFile
+from quantcore.onnx.graphs import OPERATORS, insert, load_model, remove_unused, weighted_nodes
+from quantcore.onnx.nodes import NodeMaker
+
+__all__ = ["calibrate_activations", "quantize_static"]
+
+
+def calibrate_activations(
+    model: Any, batches: Iterable[Mapping[str, Any]], calibrator: Calibrator
+) -> dict[str, Calibrator]:
+    """Run a model in ONNX Runtime and observe the inputs of its MatMul, Gemm and Conv nodes.
+
+    Parameters
+    ----------
+    model : path or onnx.ModelProto
+        Not changed.
+    batches : iterable of mapping
+        From the names of the model's inputs to arrays.
+    calibrator : Calibrator
+        Without data, per tensor; each activation gets a copy of it.
+
+    Returns
+    -------
+    dict of str to Calibrator
+        By the name of the activation.
+
+    Raises
+    ------
+    ValueError
+        There is no such node, no batch, or an activation is not finite: it is named.
+    TypeError
+        An argument has another type.
+    """
+    if not isinstance(calibrator, Calibrator):
+        raise InvalidTypeError(f"calibrator: expected a Calibrator, got {brief(calibrator)}")
+    if calibrator.has_data or calibrator.axis is not None:
+        raise InvalidValueError("calibrator: expected one without data and without an axis")
+    watched = load_model(model)
+    initial = {tensor.name for tensor in watched.graph.initializer}
+    names = [name for name in dict.fromkeys(n.input[0] for n in weighted_nodes(watched)) if name not in initial]
+    if not names:
+        raise InvalidValueError(
+            f"model: no {', '.join(OPERATORS)} with a constant weight of float32 (of float16 from operator "
+            "set 19 on)"
+        )
+    outputs = {output.name for output in watched.graph.output}
+    inputs = {tensor.name for tensor in watched.graph.input}
+    for name in names:
+        if name not in outputs and name not in inputs:
+            watched.graph.output.append(helper.make_empty_tensor_value_info(name))
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
+    made = {name: Calibrator.from_dict(calibrator.to_dict()) for name in names}
+    wanted = [name for name in names if name not in inputs]
+    for batch in batches:
+        if not isinstance(batch, Mapping):
+            raise InvalidTypeError(f"batches: expected mappings from input names to arrays, got {brief(batch)}")
+        values = dict(zip(wanted, session.run(wanted, dict(batch)) if wanted else (), strict=True))
+        for name, observer in made.items():
+            try:
+                observer.observe(values[name] if name in values else batch[name])
+            except InvalidValueError as error:
+                raise InvalidValueError(f"{name}: {error}") from None
+    if not all(observer.has_data for observer in made.values()):
+        raise InvalidValueError("batches: nothing was observed")
+    return made
+
+
+def quantize_static(
+    model: Any,
+    path: str | os.PathLike[str],
+    calibrators: Mapping[str, Calibrator],
+    *,
+    per_channel: bool = True,
+    force: bool = False,
+) -> dict[str, CalibrationResult]:
+    """Write a model with QuantizeLinear and DequantizeLinear at the activations and weights of its nodes.
+
+    Parameters
+    ----------
+    model : path or onnx.ModelProto
+        Not changed. Operator set 13 or later. What is in float16 is quantized from 19 on, with scales in float16.
+    path : path
+        The output, written atomically.
+    calibrators : mapping of str to Calibrator
+        What `calibrate_activations` returned; 8 bits.
+    per_channel : bool, default True
+        One scale per output channel of a weight; False, or for stacked matrices: one per weight. Weights are int8,
+        symmetric.
+    force : bool, default False
+        Replace an existing file.
+
+    Returns
+    -------
+    dict of str to CalibrationResult
+        The scales of the activations.
+
+    Raises
+    ------
+    ValueError
+        The operator set is too old; a calibrator has other bits; the weights are not in the model.
+    OSError
+        The output exists or cannot be written.
+    """
+    made = load_model(model)
+    if bad := [name for name, calibrator in calibrators.items() if calibrator.bits != 8]:
+        raise InvalidValueError(f"calibrators: expected 8 bits, got {calibrators[bad[0]].bits} for {bad[0]!r}")
+    results = {name: calibrator.compute() for name, calibrator in calibrators.items()}
+    maker = NodeMaker(made, per_channel=per_channel)
+    used = {}
+    for node in list(weighted_nodes(made)):
+        activation, weight = node.input[0], node.input[1]
+        if activation in results:
+            used[activation] = results[activation]
+            node.input[0] = maker.activation(activation, results[activation], weight)
+            node.input[1] = maker.weight(node, weight)
+    insert(made, maker.nodes)
+    remove_unused(made)
+    onnx.checker.check_model(made)
+    with OutputFile(path, force=force) as file:
+        file.write(made.SerializeToString())
+    return used
