@@ -131,7 +131,8 @@ NETS = {
         [tensor("w", (8, 8))], ["n", 8], ["n", 8],
     ),
     "names that ours could meet": build(
-        [helper.make_node("Identity", ["x"], ["x.quantized"]), helper.make_node("MatMul", ["x", "w"], ["w.1.quantized"]),
+        [helper.make_node("Identity", ["x"], ["x.quantized"]),
+         helper.make_node("MatMul", ["x", "w"], ["w.1.quantized"]),
          helper.make_node("Add", ["x.quantized", "w.1.quantized"], ["y"])], [tensor("w", (8, 8))], ["n", 8], ["n", 8],
     ),
     "a weight that a branch takes, too": build(
@@ -184,14 +185,14 @@ def test_weights_in_a_file_of_their_own(tmp_path, rng):
     found = qo.calibrate_activations(path, [batch], Calibrator.min_max(symmetric=False))
     qo.quantize_static(path, tmp_path / "a.onnx", found)
     np.testing.assert_allclose(run(tmp_path / "a.onnx", batch), wanted, atol=0.5)
-    with pytest.raises(InvalidValueError, match="^model: 'w' is in a file of its own; give the path"):
+    with pytest.raises(InvalidValueError, match=r"^model: 'w' is in a file of its own; give the path"):
         qo.calibrate_activations(onnx.load(path, load_external_data=False), [batch], Calibrator.min_max())
 
 
 def test_old_operator_sets_are_refused(tmp_path, rng):
     net = build([MATMUL], [tensor("w", (8, 5))], ["n", 8], ["n", 5], opset=12)
     found = qo.calibrate_activations(net, [{"x": np.ones((4, 8), np.float32)}], Calibrator.min_max())
-    with pytest.raises(InvalidValueError, match="^model: operator set 12, at least 13 is needed$"):
+    with pytest.raises(InvalidValueError, match=r"^model: operator set 12, at least 13 is needed$"):
         qo.quantize_static(net, tmp_path / "a.onnx", found)
     half = build(
         [MATMUL], [tensor("w", (8, 5), dtype=np.float16)], ["n", 8], ["n", 5], opset=18, kind=TensorProto.FLOAT16

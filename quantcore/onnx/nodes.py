@@ -93,7 +93,7 @@ class NodeMaker:
 
 
 def _channel_axis(node: Any, n_dims: int) -> int | None:
-    """The axis of a weight that is that of the outputs; of stacked matrices, ONNX Runtime multiplies none by channel."""
+    """The axis of a weight that is that of the outputs; ONNX Runtime knows none for stacked matrices."""
     if node.op_type == "Conv":
         return 0
     if n_dims > 2:

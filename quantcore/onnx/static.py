@@ -54,8 +54,7 @@ def calibrate_activations(
     names = [name for name in dict.fromkeys(n.input[0] for n in weighted_nodes(watched)) if name not in initial]
     if not names:
         raise InvalidValueError(
-            f"model: no {', '.join(OPERATORS)} with a constant weight of float32 (of float16 from operator "
-            "set 19 on)"
+            f"model: no {', '.join(OPERATORS)} with a constant weight of float32 (of float16 from operator set 19 on)"
         )
     outputs = {output.name for output in watched.graph.output}
     inputs = {tensor.name for tensor in watched.graph.input}

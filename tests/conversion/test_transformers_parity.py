@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # those of transformers and of what it imports
 ]
 
-OWN_FAILS = {"Mamba"} if MAJOR >= 5 else set()
+OWN_FAILS = {"Mamba", "WavLM"} if MAJOR >= 5 else {"WavLM"}
 """Models whose 4-bit version fails in transformers' own forward: it multiplies by a packed weight."""
 KEEPS_CLASSIFIER = {"BERT, classifier", "RoBERTa, classifier", "ViT"} if MAJOR >= 5 else set()
 """Models whose classifier the table keeps, as transformers 4 does, although transformers 5 quantizes it."""
@@ -91,7 +91,7 @@ def test_our_folder_computes_what_transformers_own_does(name, source, torch, tmp
     own = quantize_by_transformers(case, tmp_path / "floats", torch)
     by_table = source == "table" and (MAJOR < 5 or name in KEEPS_CLASSIFIER)  # the table is that of transformers 5
     if name in OWN_FAILS:
-        with pytest.raises(RuntimeError):
+        with pytest.raises((RuntimeError, AssertionError)):
             logits(case, own, torch)
         expected = logits(case, load(case, tmp_path / "floats", torch), torch)
         assert 0 < distance(logits(case, ours, torch), expected) < 0.5

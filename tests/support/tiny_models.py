@@ -27,6 +27,16 @@ BART = {
     "forced_eos_token_id": None,
 }  # fmt: skip
 
+VIT = {"hidden_size": HIDDEN, "intermediate_size": MLP, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
+       "image_size": 16, "patch_size": 8}  # fmt: skip
+WAVE = {
+    "vocab_size": 32, "hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
+    "intermediate_size": MLP, "conv_dim": (64, 64), "conv_stride": (4, 2), "conv_kernel": (8, 4),
+    "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4,
+}  # fmt: skip
+CROSS_ATTENTION = {"add_cross_attention": True, "is_decoder": True}
+STARTS = {"decoder_start_token_id": 1, "pad_token_id": 0}
+
 
 @dataclass(frozen=True)
 class TinyModel:
@@ -60,14 +70,29 @@ class TinyModel:
         if self.inputs == "both":
             return {"input_ids": tokens, "decoder_input_ids": tokens[:, :4]}
         generator = torch.Generator().manual_seed(2)
+        if self.inputs == "wave":
+            return {"input_values": torch.randn(2, 400, generator=generator)}
         if self.inputs == "sound":
             sound = torch.randn(2, 8, 20, generator=generator)
             return {"input_features": sound, "decoder_input_ids": tokens[:, :4]}
-        return {"pixel_values": torch.randn(2, 3, 16, 16, generator=generator)}
+        pixels = torch.randn(2, 3, 16, 16, generator=generator)
+        if self.inputs == "image and text":
+            return {"pixel_values": pixels, "input_ids": tokens}
+        if self.inputs == "image and decoder":
+            return {"pixel_values": pixels, "decoder_input_ids": tokens[:, :4]}
+        return {"pixel_values": pixels}
 
 
 def _decoder(name: str, config: str | None = None, /, **settings: Any) -> TinyModel:
     return TinyModel("decoder", f"{name}ForCausalLM", config or f"{name}Config", LLAMA | settings)
+
+
+def _encoder(name: str, task: str = "ForMaskedLM", **settings: Any) -> TinyModel:
+    return TinyModel("encoder", f"{name}{task}", f"{name}Config", BERT | settings)
+
+
+def _several(name: str, inputs: str, **settings: Any) -> TinyModel:
+    return TinyModel("several inputs", name, settings.pop("config"), settings, inputs)
 
 
 def _experts(name: str, **settings: Any) -> TinyModel:
@@ -130,4 +155,65 @@ MODELS: dict[str, TinyModel] = {
     "Mamba 2": TinyModel("state space", "Mamba2ForCausalLM", "Mamba2Config", {
         "vocab_size": VOCABULARY, "hidden_size": HIDDEN, "state_size": 16, "num_hidden_layers": LAYERS, "head_dim": 16,
         "num_heads": 8, "expand": 2, "n_groups": 1, "chunk_size": 8}),
+    "RWKV": TinyModel("state space", "RwkvForCausalLM", "RwkvConfig", {
+        "vocab_size": VOCABULARY, "hidden_size": HIDDEN, "attention_hidden_size": HIDDEN, "intermediate_size": MLP,
+        "num_hidden_layers": LAYERS, "context_length": 64}),
+    "RecurrentGemma": TinyModel("state space", "RecurrentGemmaForCausalLM", "RecurrentGemmaConfig", LLAMA | {
+        "lru_width": 64, "attention_window_size": 16, "block_types": ["recurrent", "attention"], "head_dim": 16}),
+    "Falcon, ALiBi": _decoder("Falcon", ffn_hidden_size=MLP, alibi=True, multi_query=False, bias=True),
+    "StableLM": _decoder("StableLm", qk_layernorm=True, use_qkv_bias=True),
+    "Cohere": _decoder("Cohere"),
+    "Granite": _decoder("Granite"),
+    "GLM-4": _decoder("Glm4", head_dim=16),
+    "Gemma 3": TinyModel("decoder", "Gemma3ForCausalLM", "Gemma3TextConfig", LLAMA | {"head_dim": 16}),
+    "Gemma 3n": TinyModel("decoder", "Gemma3nForCausalLM", "Gemma3nTextConfig", LLAMA | {
+        "head_dim": 16, "vocab_size_per_layer_input": VOCABULARY, "hidden_size_per_layer_input": 64, "laurel_rank": 64,
+        "num_kv_shared_layers": 0, "layer_types": ["sliding_attention", "full_attention"],
+        "activation_sparsity_pattern": [0.0, 0.0]}),
+    "Nemotron": _decoder("Nemotron"),
+    "Persimmon": _decoder("Persimmon"),
+    "MPT": TinyModel("decoder", "MptForCausalLM", "MptConfig", {
+        "vocab_size": VOCABULARY, "d_model": HIDDEN, "n_layers": LAYERS, "n_heads": HEADS, "max_seq_len": 64,
+        "expansion_ratio": 2}),
+    "CodeGen": TinyModel("decoder", "CodeGenForCausalLM", "CodeGenConfig", GPT2 | {"rotary_dim": 16}),
+    "GPT-BigCode": TinyModel("decoder", "GPTBigCodeForCausalLM", "GPTBigCodeConfig", GPT2),
+    "OPT, projected": _decoder("OPT", ffn_dim=MLP, word_embed_proj_dim=128, do_layer_norm_before=False),
+    "UMT5": TinyModel("encoder-decoder", "UMT5ForConditionalGeneration", "UMT5Config", T5, "both"),
+    "mBART": TinyModel("encoder-decoder", "MBartForConditionalGeneration", "MBartConfig", BART, "both"),
+    "Pegasus": TinyModel("encoder-decoder", "PegasusForConditionalGeneration", "PegasusConfig", BART, "both"),
+    "TrOCR": TinyModel("decoder", "TrOCRForCausalLM", "TrOCRConfig", {
+        "vocab_size": VOCABULARY, "d_model": HIDDEN, "decoder_layers": LAYERS, "decoder_attention_heads": HEADS,
+        "decoder_ffn_dim": MLP, "max_position_embeddings": 64}),
+    "BERT with GPT-2": TinyModel("encoder-decoder", "EncoderDecoderModel", "EncoderDecoderConfig", STARTS | {
+        "encoder": BERT | {"model_type": "bert"}, "decoder": GPT2 | CROSS_ATTENTION | {"model_type": "gpt2"}}, "both"),
+    "ALBERT": _encoder("Albert", embedding_size=64),
+    "ELECTRA": _encoder("Electra", embedding_size=64),
+    "DeBERTa": _encoder("Deberta", relative_attention=True, pos_att_type=["c2p", "p2c"]),
+    "DeBERTa-v2": _encoder("DebertaV2", relative_attention=True, pos_att_type=["c2p", "p2c"]),
+    "ModernBERT": _encoder("ModernBert", cls_token_id=1, sep_token_id=2),
+    "RoFormer": _encoder("RoFormer", embedding_size=64),
+    "XLNet": TinyModel("encoder", "XLNetLMHeadModel", "XLNetConfig", {
+        "vocab_size": VOCABULARY, "d_model": HIDDEN, "n_layer": LAYERS, "n_head": HEADS, "d_inner": MLP}),
+    "XLM": TinyModel("encoder", "XLMWithLMHeadModel", "XLMConfig", {
+        "vocab_size": VOCABULARY, "emb_dim": HIDDEN, "n_layers": LAYERS, "n_heads": HEADS}),
+    "SigLIP, vision": TinyModel("encoder", "SiglipVisionModel", "SiglipVisionConfig", VIT, "image"),
+    "WavLM": TinyModel("encoder", "WavLMForCTC", "WavLMConfig", WAVE | {"num_feat_extract_layers": 2}, "wave"),
+    "CLIP": _several("CLIPModel", "image and text", config="CLIPConfig", text_config=BERT, vision_config=VIT,
+                     projection_dim=64),
+    "ViT with GPT-2": _several(
+        "VisionEncoderDecoderModel", "image and decoder", config="VisionEncoderDecoderConfig",
+        encoder=VIT | {"model_type": "vit"}, decoder=GPT2 | CROSS_ATTENTION | {"model_type": "gpt2"}, **STARTS),
+    "LLaVA": _several(
+        "LlavaForConditionalGeneration", "tokens", config="LlavaConfig", text_config=LLAMA | {"model_type": "llama"},
+        vision_config=VIT | {"model_type": "clip_vision_model"}, image_token_index=100),
+    "PaliGemma": _several(
+        "PaliGemmaForConditionalGeneration", "tokens", config="PaliGemmaConfig", image_token_index=100,
+        projection_dim=64, text_config=LLAMA | {"model_type": "gemma", "head_dim": 16},
+        vision_config=VIT | {"model_type": "siglip_vision_model", "projection_dim": 64}),
+    "Phi-MoE": _experts("Phimoe", num_local_experts=4),
+    "Granite-MoE": _experts("GraniteMoe", num_local_experts=4),
+    "FlexOLMo": _experts("FlexOlmo", num_experts=4, num_experts_per_tok=2),
+    "Jamba": _experts("Jamba", num_experts=4, num_experts_per_tok=2, mamba_d_state=16, mamba_dt_rank=64,
+                      attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2, expert_layer_offset=1,
+                      use_mamba_kernels=False),
 }  # fmt: skip

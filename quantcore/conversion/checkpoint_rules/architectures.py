@@ -72,12 +72,12 @@ _BART = Architecture(
 )
 _T5_HEADS = ("lm_head", "shared", "embed_tokens")
 _T5 = Architecture(("q", "k", "v", "o", "wi", "wi_0", "wi_1"), heads=_T5_HEADS)
-_LONG_T5 = Architecture(("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo"), heads=_T5_HEADS, kept=(r"\.experts\.",))
+_LONG_T5 = Architecture(("q", "k", "v", "o", "wi", "wi_0", "wi_1", "wo"), heads=_T5_HEADS)
 _BERT = Architecture(("query", "key", "value", "dense"), heads=_MASKED, kept=(r"(^|\.)classifier\.",))
 _ELECTRA = Architecture(_BERT.linear, heads=("generator_lm_head",), kept=_BERT.kept)
 _VIT = Architecture(("query", "key", "value", "dense", *_QKV, "out_proj", "fc1", "fc2"), heads=("classifier",))
 _MIXTRAL = Architecture(_QKVO, kept=_EXPERTS)
-_QWEN_MOE = Architecture((*_QKVO, *_MLP, "shared_expert_gate"), kept=_EXPERTS)
+_QWEN_MOE = Architecture((*_QKVO, *_MLP, "shared_expert_gate", "in_proj_qkvz", "in_proj_ba", "out_proj"), kept=_EXPERTS)
 _DEEPSEEK = Architecture((*_QKVO, *_MLP, "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"), kept=_EXPERTS)
 _MAMBA2 = Architecture(("in_proj", "out_proj"))
 
@@ -93,39 +93,54 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     **dict.fromkeys(("phi3", "glm", "glm4"), _PHI3),
     "phi": Architecture((*_QKV, "dense", "fc1", "fc2")),
     "starcoder2": Architecture((*_QKVO, "c_fc", "c_proj")),
-    "opt": Architecture((*_QKV, "out_proj", "fc1", "fc2")),
+    "opt": Architecture((*_QKV, "out_proj", "fc1", "fc2", "project_in", "project_out")),
     "gpt_neo": Architecture((*_QKV, "out_proj", "c_fc", "c_proj")),
     "gpt_bigcode": Architecture(("c_attn", "c_proj", "c_fc")),
     "mpt": Architecture(("Wqkv", "out_proj", "up_proj", "down_proj")),
     **dict.fromkeys(("gptj", "codegen"), _GPTJ),
-    **dict.fromkeys(("bloom", "gpt_neox", "persimmon"), _NEOX),
+    **dict.fromkeys(("bloom", "gpt_neox", "gpt_neox_japanese", "persimmon"), _NEOX),
     **dict.fromkeys(("gpt2", "openai-gpt", "imagegpt", "decision_transformer"), _GPT2),
     "falcon": Architecture(),  # its layers are of a class of its own, of which transformers 5 makes no 4-bit layers
     # encoders with decoders, and decoders of their kind
     **dict.fromkeys(
-        ("bart", "mbart", "pegasus", "marian", "m2m_100", "blenderbot", "whisper", "xglm", "biogpt"), _BART
+        ("bart", "mbart", "pegasus", "marian", "m2m_100", "blenderbot", "whisper", "xglm", "biogpt", "trocr"), _BART
     ),
     **dict.fromkeys(("t5", "mt5", "umt5"), _T5),  # wo is kept in float32
     **dict.fromkeys(("longt5", "switch_transformers"), _LONG_T5),
     # encoders
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert"), _BERT),
+    **dict.fromkeys(
+        ("bert", "roberta", "xlm-roberta", "camembert", "big_bird", "roformer", "layoutlm", "esm", "nystromformer"),
+        _BERT,
+    ),
+    "longformer": Architecture(
+        (*_BERT.linear, "query_global", "key_global", "value_global"), heads=_MASKED, kept=_BERT.kept
+    ),
+    "ibert": Architecture(),  # its layers are of a class of its own
+    "xlnet": Architecture(("layer_1", "layer_2"), heads=("lm_loss",)),
     "electra": _ELECTRA,
     "distilbert": Architecture(
         ("q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2", "vocab_transform", "pre_classifier"),
         heads=("vocab_projector",),
     ),
-    "deberta": Architecture(("in_proj", "dense"), heads=_MASKED),
-    "deberta-v2": Architecture(("query_proj", "key_proj", "value_proj", "dense"), heads=_MASKED),
+    "deberta": Architecture(("in_proj", "pos_proj", "pos_q_proj", "dense"), heads=_MASKED),
+    "deberta-v2": Architecture(
+        ("query_proj", "key_proj", "value_proj", "pos_key_proj", "pos_query_proj", "dense"), heads=_MASKED
+    ),
     "albert": Architecture(
         ("query", "key", "value", "dense", "ffn", "ffn_output", "embedding_hidden_mapping_in", "pooler"), heads=_MASKED
     ),
     "mpnet": Architecture(("q", "k", "v", "o", "dense"), heads=_MASKED, kept=(r"(^|\.)classifier\.",)),
     "modernbert": Architecture(("Wqkv", "Wi", "Wo", "dense"), heads=_MASKED),
     "clip_text_model": Architecture((*_QKV, "out_proj", "fc1", "fc2"), heads=()),
+    "wavlm": Architecture(  # the projections of its attention are multiplied by hand
+        ("gru_rel_pos_linear", "intermediate_dense", "output_dense", "projection"), heads=()
+    ),
+    "clip": Architecture((*_QKV, "out_proj", "fc1", "fc2", "visual_projection"), heads=("text_projection",)),
     "vit": _VIT,
     # mixtures of experts
-    **dict.fromkeys(("mixtral", "qwen3_moe", "olmoe", "granitemoe", "gpt_oss", "phimoe"), _MIXTRAL),
-    "qwen2_moe": _QWEN_MOE,
+    **dict.fromkeys(("mixtral", "qwen3_moe", "olmoe", "granitemoe", "gpt_oss", "phimoe", "flex_olmo"), _MIXTRAL),
+    **dict.fromkeys(("qwen2_moe", "qwen3_next"), _QWEN_MOE),
+    "dbrx": Architecture(("Wqkv", "out_proj"), kept=_EXPERTS),
     **dict.fromkeys(("deepseek_v2", "deepseek_v3", "glm4_moe", "ernie4_5_moe"), _DEEPSEEK),
     # state spaces, and mixtures with them
     "mamba": Architecture(("in_proj", "x_proj", "out_proj")),  # dt_proj is multiplied by hand

@@ -15,7 +15,7 @@ from quantcore.conversion.checkpoint_rules.architectures import (
     is_module,
 )
 from quantcore.conversion.checkpoint_rules.module_tree_client import ModuleTree, ask_module_tree
-from quantcore.conversion.checkpoint_rules.names import COMMON_HEADS, keep_by_name
+from quantcore.conversion.checkpoint_rules.names import COMMON_HEADS, keep_by_company, keep_by_name
 from quantcore.conversion.checkpoint_rules.skip_modules import make_entries, make_skip_test
 from quantcore.errors import InvalidValueError
 from quantcore.models.checkpoint_config import model_types
@@ -137,7 +137,7 @@ def _judge(
             is_empty = not record.linear and not record.transposed
             if is_empty or any(decision.layout != Layout.KEPT for decision in judgement.tensors.values()):
                 return judgement
-            return _judge_by_name(matrices, record.heads)
+        return _judge_as_unknown(checkpoint, config, matrices)
     return _judge_by_name(matrices, COMMON_HEADS)
 
 
@@ -173,6 +173,23 @@ def _judge_by_record(model_type: str, record: Architecture, matrices: dict[str, 
             reason = keep_by_name(name) or f"no 4-bit layer of {model_type}"
             tensors[name] = Decision(Layout.KEPT, f"{rule}: {reason}", reason)
     return _Judgement(tensors, set(record.heads), {})
+
+
+def _judge_as_unknown(
+    checkpoint: DecodedCheckpoint, config: dict[str, Any], matrices: dict[str, SafetensorsInfo]
+) -> _Judgement:
+    """By names, as a model of transformers that is in no table, although a part of it may be."""
+    judgement = _judge_by_name(matrices, COMMON_HEADS)
+    transposed = transposed_weights(config, matrices)
+    names = {tensor.name for tensor in checkpoint.tensors}
+    for name, decision in judgement.tensors.items():
+        if decision.layout == Layout.KEPT:
+            continue
+        if reason := keep_by_company(name, names):
+            judgement.tensors[name] = Decision(Layout.KEPT, f"name: {reason}", reason)
+        elif name in transposed:
+            judgement.tensors[name] = Decision(Layout.TRANSPOSED, "name: transposed in a part of the model")
+    return judgement
 
 
 def _judge_by_name(matrices: dict[str, SafetensorsInfo], heads: tuple[str, ...]) -> _Judgement:

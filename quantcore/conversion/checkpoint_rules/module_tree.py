@@ -14,12 +14,16 @@ one JSON object to stdout: `error`, or
 Sources: `replace_with_bnb_linear`, `get_keys_to_not_convert` and the loading of state dicts in transformers 4.57 and 5.
 """
 
+import contextlib
 import json
 import os
 import sys
 from typing import Any
 
-_MULTIPLIED_BY_HAND = {("MambaMixer", "dt_proj")}
+_MULTIPLIED_BY_HAND = {
+    ("MambaMixer", "dt_proj"),
+    *(("WavLMAttention", name) for name in ("q_proj", "k_proj", "v_proj", "out_proj")),
+}
 """Layers of transformers 5, each with the class that it is in, whose 4-bit version fails in their own forward."""
 
 
@@ -62,10 +66,19 @@ def _build(folder: str, torch: Any, transformers: Any) -> Any:
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     names = [name for name in config.architectures or () if hasattr(transformers, name)]
-    with torch.device("meta"):
+    with torch.device("meta"), _untied():
         if names:
             return getattr(transformers, names[0])._from_config(config, attn_implementation="eager")
         return transformers.AutoModel.from_config(config, attn_implementation="eager")
+
+
+def _untied() -> Any:
+    """As transformers 5 builds a model before it loads weights: a tied head counts as the last parameter."""
+    try:
+        from transformers.initialization import no_tie_weights
+    except ImportError:  # transformers 4, which ties a copy of the model itself
+        return contextlib.nullcontext()
+    return no_tie_weights()
 
 
 def _skipped(model: Any) -> set[str]:
