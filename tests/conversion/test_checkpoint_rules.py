@@ -47,9 +47,12 @@ TABLE = {
     ),
     "bert": ({"bert.encoder.layer.0.attention.self.query.weight"}, {"classifier.weight"}),
     "falcon": (set(), {"transformer.h.0.mlp.dense_4h_to_h.weight"}),
+    "xlnet": ({"transformer.layer.0.ff.layer_1.weight"}, {"transformer.word_embedding.weight", "lm_loss.weight"}),
     "nobody-has-this": (
-        {"layers.0.attn.w.weight"},
-        {"score.weight", "layers.0.router.weight", "layers.0.mlp.gate.weight", "layers.0.q.lora_A.weight",
+        {"layers.0.attn.w.weight", "layers.0.other.out_proj.weight"},
+        {"head.attention.out_proj.weight", "head.attention.in_proj_weight", "layers.0.mlp.experts.0.up.weight",
+         "mask_tokens.weight", "qformer.layer.0.query.weight", "cls.predictions.decoder.weight",
+         "score.weight", "layers.0.router.weight", "layers.0.mlp.gate.weight", "layers.0.q.lora_A.weight",
          "attn.in_proj_weight", "adapter.lora_A", "shared.weight"},
     ),
 }  # fmt: skip
@@ -107,6 +110,27 @@ def test_fused_experts_that_cannot_be_loaded_are_refused(tmp_path):
             tmp_path, {"model_type": "llama4_text"}, {"model.layers.0.feed_forward.experts.gate_up_proj": (2, 64, 64)}
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_transposed_weights_of_a_part_of_a_model(tmp_path):
+    """GPT-2 as the decoder of a model that the table does not have."""
+    config = {"model_type": "encoder-decoder", "encoder": {"model_type": "bert"}, "decoder": {"model_type": "gpt2"}}
+    name, other = "decoder.transformer.h.0.attn.c_attn.weight", "encoder.encoder.layer.0.output.dense.weight"
+    shapes = {name: (64, 192), other: (64, 128), "decoder.transformer.wte.weight": (128, 64)}
+    report, quantized, skipped = convert(tmp_path, config, shapes)
+    assert quantized == {name, other}
+    assert {"cls.predictions.decoder", "lm_head"} <= set(skipped)
+    assert next(t.rule for t in report.tensors if t.name == name) == "name: transposed in a part of the model"
+    made = load_file(tmp_path / "out" / "model.safetensors")
+    packed = {key.removeprefix(name).lstrip("."): value for key, value in made.items() if key.startswith(name)}
+    state = next(value for key, value in packed.items() if "quant_state" in key)
+    assert json.loads(state.tobytes())["shape"] == [192, 64]
+
+
+def test_experts_without_a_config_become_4_bits(tmp_path):
+    save_file({"mlp.experts.0.up.weight": normal(64, 64)}, tmp_path / "m.safetensors")
+    report = quantize_checkpoint(tmp_path / "m.safetensors", tmp_path / "out.safetensors", "nf4")
+    assert [t.target_type for t in report.tensors] == ["NF4"]
 
 
 def test_experts_that_are_all_kept_are_one_entry():

@@ -157,7 +157,7 @@ MODELS: dict[str, TinyModel] = {
         "num_heads": 8, "expand": 2, "n_groups": 1, "chunk_size": 8}),
     "RWKV": TinyModel("state space", "RwkvForCausalLM", "RwkvConfig", {
         "vocab_size": VOCABULARY, "hidden_size": HIDDEN, "attention_hidden_size": HIDDEN, "intermediate_size": MLP,
-        "num_hidden_layers": LAYERS, "context_length": 64}),
+        "num_hidden_layers": LAYERS, "context_length": 64, "rescale_every": 0}),
     "RecurrentGemma": TinyModel("state space", "RecurrentGemmaForCausalLM", "RecurrentGemmaConfig", LLAMA | {
         "lru_width": 64, "attention_window_size": 16, "block_types": ["recurrent", "attention"], "head_dim": 16}),
     "Falcon, ALiBi": _decoder("Falcon", ffn_hidden_size=MLP, alibi=True, multi_query=False, bias=True),

@@ -89,6 +89,11 @@ ARCHITECTURES: Mapping[str, Architecture] = {
          "hunyuan_v1_dense"),
         _LLAMA,
     ),
+    "gemma3n_text": Architecture(
+        (*_QKVO, *_MLP, "linear_left", "linear_right", "per_layer_input_gate", "per_layer_projection",
+         "per_layer_model_projection", "correction_coefs", "prediction_coefs", "modality_router",
+         *(f"altup_{way}projections.{i}" for way in ("", "unembed_") for i in range(3)))
+    ),
     **dict.fromkeys(("nemotron", "arcee"), _SQUARED),
     **dict.fromkeys(("phi3", "glm", "glm4"), _PHI3),
     "phi": Architecture((*_QKV, "dense", "fc1", "fc2")),
