@@ -1,4 +1,4 @@
-"""Arrays of floats in .npy, .npz, Parquet and safetensors files, streamed in slabs of bounded size.
+"""Arrays of floats in .npy, .npz, Parquet, zarr and safetensors files, streamed in slabs of bounded size.
 
 Modules
 -------
@@ -6,9 +6,10 @@ stored : `open_arrays` and the arrays of a file.
 slabs : how an array is cut into slabs.
 npy, npz : the two formats of NumPy, read strictly.
 parquet : columns of Parquet files.
+zarr_arrays : zarr arrays and groups.
 members : the bytes of a member of an .npz archive.
 """
 
-from quantcore.array_files.stored import StoredArray, open_arrays
+from quantcore.array_files.stored import FileArray, StoredArray, open_arrays
 
-__all__ = ["StoredArray", "open_arrays"]
+__all__ = ["FileArray", "StoredArray", "open_arrays"]

@@ -1,10 +1,11 @@
-"""Arrays of floats in .npy, .npz and Parquet files and in models, streamed in slabs of bounded size.
+"""Arrays of floats in .npy, .npz, Parquet and zarr files and in models, streamed in slabs of bounded size.
 
 The kind of a file is recognised by its content; pickles are refused and never opened. Nothing is mapped and no array is
 loaded whole; `slabs` cuts an array into parts.
 """
 
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from quantcore.array_files import npy
 from quantcore.array_files.members import read_each_run
 from quantcore.array_files.npz import NpzFile, is_zip
 from quantcore.array_files.parquet import ParquetColumn, read_columns
-from quantcore.array_files.slabs import ChannelSlab, slabs
+from quantcore.array_files.slabs import WIDE_SLAB_BYTES, BoxSlab, ChannelSlab, slabs
+from quantcore.array_files.zarr_arrays import ChunkedArray, is_zarr, open_zarr
 from quantcore.errors import FileFormatError, InvalidTypeError, InvalidValueError
 from quantcore.files.disk import InputFile, label, local_path
 from quantcore.files.kinds import HEAD_BYTES, NPY, PARQUET, PICKLE, kind_of
@@ -31,7 +33,6 @@ from quantcore.models.tensors import StoredTensor
 VALUES = "values"
 """The name of the only array of a .npy file."""
 SLAB_BYTES = 1 << 23
-_WIDE_SLAB_BYTES = 1 << 27
 _MOST_DIMENSIONS = 64  # of an array of NumPy
 
 
@@ -74,10 +75,31 @@ class StoredArray:
         """Bytes in the file, decompressed."""
         return prod(self.shape) * self.dtype.itemsize if self.dtype is not None else 0
 
+    def slabs(self, axis: int | None, slab_bytes: int) -> Iterator[ChannelSlab]:
+        """How the array is cut, in the file's order, of which `axis` is one; the first slab is the largest."""
+        assert self.dtype is not None
+        shape, itemsize = self.shape[::-1] if self.is_fortran else self.shape, self.dtype.itemsize
+        parts = slabs(shape, axis, max(1, slab_bytes // itemsize))
+        first = next(parts)
+        if self.most_runs is not None and first.n_runs > self.most_runs:
+            return slabs(shape, axis, max(slab_bytes, WIDE_SLAB_BYTES) // itemsize)
+        return itertools.chain((first,), parts)
+
+    def read(self, slab: ChannelSlab, buffer: NDArray[np.uint8]) -> None:
+        """Fill a buffer with the elements of a slab."""
+        assert self.dtype is not None
+        itemsize = self.dtype.itemsize
+        self.read_runs(slab.first * itemsize, slab.n_runs, slab.stride * itemsize, buffer)
+
+
+FileArray = StoredArray | ChunkedArray
+"""An array in a file: in one piece, or in chunks."""
+
 
 @contextlib.contextmanager
-def open_arrays(path: str | os.PathLike[str]) -> Iterator[tuple[StoredArray, ...]]:
-    """The arrays of a .npy, .npz or Parquet file, or of a model (see `open_model`); readable inside the `with` block.
+def open_arrays(path: str | os.PathLike[str]) -> Iterator[tuple[FileArray, ...]]:
+    """The arrays of a .npy, .npz or Parquet file, a zarr array or group (a folder or a .zip), or a model (see
+    `open_model`); readable inside the `with` block.
 
     Raises
     ------
@@ -86,6 +108,10 @@ def open_arrays(path: str | os.PathLike[str]) -> Iterator[tuple[StoredArray, ...
     OSError
         The file cannot be opened or read.
     """
+    if is_zarr(local_path(path)):
+        with open_zarr(local_path(path), label(path), VALUES) as arrays:
+            yield arrays
+            return
     if not local_path(path).is_dir():
         with InputFile(path) as file:
             head = file.read(0, min(HEAD_BYTES, file.size))
@@ -117,7 +143,7 @@ def open_arrays(path: str | os.PathLike[str]) -> Iterator[tuple[StoredArray, ...
         yield tuple(_of_model(model.label, tensor) for tensor in model.stored)
 
 
-def check_array(array: StoredArray, axis: int | None) -> np.dtype[Any]:
+def check_array(array: FileArray, axis: int | None) -> np.dtype[Any]:
     """Return the dtype of an array that can be calibrated on.
 
     Raises
@@ -145,9 +171,9 @@ def check_array(array: StoredArray, axis: int | None) -> np.dtype[Any]:
 
 
 def stream_slabs(
-    array: StoredArray,
+    array: FileArray,
     axis: int | None,
-    observe: Callable[[ChannelSlab, NDArray[Any]], None],
+    observe: Callable[[ChannelSlab | BoxSlab, NDArray[Any]], None],
     *,
     progress: Progress,
     slab_bytes: int = SLAB_BYTES,
@@ -159,7 +185,7 @@ def stream_slabs(
     array : StoredArray
     axis : int or None
         The channel axis; every slab holds all channels, on the same axis. None: slabs are flat.
-    observe : (ChannelSlab, ndarray) -> None
+    observe : (slab, ndarray) -> None
         Gets a slab's place in the file's order, and its values as float16, float32 or float64 (bfloat16 is widened),
         valid only during the call.
     progress : Progress
@@ -178,36 +204,36 @@ def stream_slabs(
         See `check_array`.
     """
     dtype = check_array(array, axis)
-    shape, n_dims = array.shape, len(array.shape)
+    n_dims = len(array.shape)
     axis = axis % n_dims if axis is not None else None
-    if array.is_fortran:
-        shape = shape[::-1]
-        axis = n_dims - 1 - axis if axis is not None else None
-    parts = list(slabs(shape, axis, max(1, slab_bytes // dtype.itemsize)))
-    if array.most_runs is not None and parts[0].n_runs > array.most_runs:
-        parts = list(slabs(shape, axis, max(slab_bytes, _WIDE_SLAB_BYTES) // dtype.itemsize))
+    if array.is_fortran and axis is not None:
+        axis = n_dims - 1 - axis
+    parts: Iterator[Any] = array.slabs(axis, slab_bytes)
+    first = next(parts)
+    n_taken = 0
 
-    def read(slab: ChannelSlab, buffer: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def read(slab: Any, buffer: NDArray[np.uint8]) -> NDArray[np.uint8]:
         data = buffer[: slab.size * dtype.itemsize]
-        array.read_runs(slab.first * dtype.itemsize, slab.n_runs, slab.stride * dtype.itemsize, data)
+        array.read(slab, data)
         return data
 
-    def take(slab: ChannelSlab, data: NDArray[np.uint8]) -> None:
+    def take(slab: Any, data: NDArray[np.uint8]) -> None:
+        nonlocal n_taken
         values = widen_bfloat16(data.view(dtype).reshape(slab.shape))
         observe(slab, values.T if array.is_fortran else values)
+        n_taken += 1
 
-    largest = max(slab.size for slab in parts) * dtype.itemsize
     stream(
-        parts,
+        itertools.chain((first,), parts),
         read=read,
         compute=lambda _slab, data, _buffer: data,
         take=take,
-        buffer_bytes=(largest, 0),
+        buffer_bytes=(first.size * dtype.itemsize, 0),
         n_threads=1,
         in_order=True,  # compressed arrays can only be read from front to back
         progress=progress,
     )
-    return len(parts)
+    return n_taken
 
 
 def _of_npy(

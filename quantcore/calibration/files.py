@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from quantcore._base.patterns import compile_patterns
 from quantcore._base.text import brief
-from quantcore.array_files.slabs import ChannelSlab
-from quantcore.array_files.stored import StoredArray, check_array, open_arrays, stream_slabs
+from quantcore.array_files.slabs import BoxSlab, ChannelSlab
+from quantcore.array_files.stored import FileArray, check_array, open_arrays, stream_slabs
 from quantcore.calibration.calibrator import Calibrator
 from quantcore.calibration.omission import check_nan_policy
 from quantcore.errors import InvalidTypeError, InvalidValueError
@@ -32,14 +32,16 @@ def calibrate_files(
     n_threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Calibrator]:
-    """Calibrate on all arrays of .npy, .npz and Parquet files and of models (see `open_model`), in bounded memory.
+    """Calibrate on all arrays of files: .npy, .npz, Parquet, zarr and models (see `open_model`), in bounded memory.
 
     Parameters
     ----------
     paths : iterable of path
         In the order in which a moving average takes them. Arrays of the same name in several files are batches of one
         another; the array of a .npy file is called "values". Columns of Parquet files are floats, or lists of them of
-        the same length, of which axis 1 has the dimensions; nulls count as NaN.
+        the same length, of which axis 1 has the dimensions; nulls count as NaN. Zarr arrays and groups (v2 and v3) are
+        folders or .zip files; the arrays of a group are called by their paths in it, and what was not written counts as
+        the fill value.
     calibrator : Calibrator
         Without data; each name gets a copy of it.
     exclude : iterable of regex
@@ -83,10 +85,10 @@ def calibrate_files(
     check_nan_policy(nan_policy)
     notify = notify or partial(warnings.warn, stacklevel=3)
 
-    def is_wanted(array: StoredArray) -> bool:
+    def is_wanted(array: FileArray) -> bool:
         return array.dtype is not None and not is_excluded(array)
 
-    def is_excluded(array: StoredArray) -> bool:
+    def is_excluded(array: FileArray) -> bool:
         return any(pattern.search(array.name) for pattern in patterns)
 
     total = 0
@@ -111,7 +113,7 @@ def calibrate_files(
 
 
 def _observe(
-    calibrator: Calibrator, array: StoredArray, nan_policy: str, n_threads: int | None, progress: Progress
+    calibrator: Calibrator, array: FileArray, nan_policy: str, n_threads: int | None, progress: Progress
 ) -> None:
     """Calibrate on one array; a moving average only needs the extremes of a batch, so it gets these alone."""
     is_average = calibrator.method.name == "moving_average"
@@ -119,7 +121,7 @@ def _observe(
         Calibrator.min_max(calibrator.bits, axis=calibrator.axis, mode=calibrator.mode) if is_average else calibrator
     )
 
-    def observe(slab: ChannelSlab, values: NDArray[Any]) -> None:
+    def observe(slab: ChannelSlab | BoxSlab, values: NDArray[Any]) -> None:
         try:
             target.observe(values, nan_policy=nan_policy, n_threads=n_threads)
         except InvalidValueError as error:
@@ -132,17 +134,15 @@ def _observe(
         calibrator.observe(batch, n_threads=n_threads)
 
 
-def _problem(array: StoredArray, slab: ChannelSlab, values: NDArray[Any], nan_policy: str) -> str | None:
+def _problem(array: FileArray, slab: ChannelSlab | BoxSlab, values: NDArray[Any], nan_policy: str) -> str | None:
     """What is not finite in a slab, with its index in the whole array: that of an error is within the slab."""
     in_file_order = values.T if array.is_fortran else values
     bad = ~np.isfinite(in_file_order) if nan_policy == "raise" else np.isinf(in_file_order)
     if not bad.any():
         return None
     flat = int(np.flatnonzero(bad)[0])
-    run, place = divmod(flat, slab.run)
-    shape = array.shape[::-1] if array.is_fortran else array.shape
-    index = np.unravel_index(slab.first + run * slab.stride + place, shape)
-    where = tuple(int(i) for i in (index[::-1] if array.is_fortran else index))
+    index = slab.index_of(flat, array.shape[::-1] if array.is_fortran else array.shape)
+    where = index[::-1] if array.is_fortran else index
     return f"must be finite, got {in_file_order.reshape(-1)[flat]} at {where}"
 
 

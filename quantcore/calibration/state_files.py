@@ -13,7 +13,7 @@ from quantcore._base.text import brief
 from quantcore.calibration.calibrator import Calibrator
 from quantcore.errors import FileFormatError, InvalidValueError, QuantcoreError
 from quantcore.files.disk import InputFile, OutputFile, label
-from quantcore.files.kinds import GGUF, HEAD_BYTES, NPY, NPZ, PARQUET, SAFETENSORS, STATISTICS, kind_of
+from quantcore.files.kinds import GGUF, HEAD_BYTES, NPY, NPZ, PARQUET, SAFETENSORS, STATISTICS, ZARR, kind_of
 from quantcore.files.strict_json import parse_object
 
 __all__ = ["load_statistics", "merge_statistics", "save_statistics", "statistics_parts"]
@@ -21,7 +21,7 @@ __all__ = ["load_statistics", "merge_statistics", "save_statistics", "statistics
 FORMAT = "quantcore.calibration"
 VERSION = 1
 MAX_BYTES = 1 << 30
-_DATA = (NPY, NPZ, PARQUET, SAFETENSORS, GGUF)
+_DATA = (NPY, NPZ, PARQUET, ZARR, SAFETENSORS, GGUF)
 _KEYS = {"format", "version", "calibrators", "results"}
 
 

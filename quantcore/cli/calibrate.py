@@ -42,8 +42,8 @@ def add_calibrate(commands: Any) -> None:
     )
     parser.add_argument(
         "inputs", metavar="FILE", nargs="+",
-        help=".npy, .npz, .safetensors or Parquet; arrays of the same name count as batches; with --merge, "
-        "statistics files",
+        help=".npy, .npz, .safetensors, Parquet or zarr (a folder or .zip); arrays of the same name count as batches; "
+        "with --merge, statistics files",
     )  # fmt: skip
     parser.add_argument(
         "-o", "--output", metavar="STATS", help="statistics file to write (JSON); -: print it instead of the table"

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 _MOST_HEADER_BYTES = 100_000_000  # of a safetensors file
+ZARR_NAMES = ("zarr.json", ".zarray", ".zgroup")
+"""The files that make a folder a zarr array or group."""
 HEAD_BYTES = 256
 """How many bytes tell the kind of a file."""
 
@@ -22,6 +24,7 @@ PICKLE = FileKind("a pickle (PyTorch)", "pickle files are never opened; use safe
 ARCHIVE = FileKind("a zip archive (PyTorch's hold a pickle)", "pickle files are never opened; use safetensors")
 NPY = FileKind("a .npy array of NumPy", "quantcore calibrate takes it")
 PARQUET = FileKind("a Parquet file", "quantcore calibrate takes it")
+ZARR = FileKind("a zarr array or group", "quantcore calibrate takes it")
 NPZ = FileKind("an .npz archive of NumPy", "quantcore calibrate takes it")
 _COMPRESSED = FileKind("a compressed file", "decompress it first")
 _OLD_GGML = FileKind("a ggml file from before GGUF", "llama.cpp's converters make a GGUF file of it")
@@ -62,6 +65,8 @@ def kind_of(head: bytes | bytearray) -> FileKind | None:
         return STATISTICS
     if head.startswith(b"PK\x03\x04"):
         name = head[30 : 30 + int.from_bytes(head[26:28], "little")]
+        if bytes(name).rpartition(b"/")[2].decode("latin-1") in ZARR_NAMES:
+            return ZARR
         return NPZ if name.endswith(b".npy") else ARCHIVE
     return next((kind for magic, kind in _MAGICS.items() if head.startswith(magic)), None)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from quantcore.errors import FileFormatError
 from quantcore.files.disk import InputFile, label, local_path
-from quantcore.files.kinds import HEAD_BYTES, STATISTICS, kind_of, say_wrong
+from quantcore.files.kinds import HEAD_BYTES, STATISTICS, ZARR, ZARR_NAMES, kind_of, say_wrong
 from quantcore.files.strict_json import parse_object
 
 MAX_HEADER_BYTES = 100_000_000
@@ -95,6 +95,8 @@ def _find_unusual(folder: Path, names: list[str]) -> CheckpointFiles:
         return shards
     if singles:
         return CheckpointFiles(label(folder), folder, (folder / singles[0],))
+    if any(name in names for name in ZARR_NAMES):
+        raise FileFormatError(say_wrong(label(folder), ZARR, "a checkpoint in safetensors"))
     raise FileFormatError(f"{label(folder)}: has neither {INDEX_NAME} nor {SINGLE_NAME}{_hint(folder, names)}")
 
 

@@ -122,7 +122,7 @@ def test_a_deflated_array_is_decompressed_twice_at_most(shape, axis, order, deco
 @pytest.mark.parametrize("most", [1, 2, 39, 40, 41])
 def test_fewer_cursors_than_rows(most, decompressed, monkeypatch, tmp_path, rng):
     monkeypatch.setattr(members, "MOST_CURSORS", most)
-    monkeypatch.setattr("quantcore.array_files.stored._WIDE_SLAB_BYTES", 4 * 40 * 1000)
+    monkeypatch.setattr("quantcore.array_files.stored.WIDE_SLAB_BYTES", 4 * 40 * 1000)
     values = rng.standard_normal((40, 3000)).astype(np.float32)
     (tmp_path / "x.npz").write_bytes(zip_of(values, zipfile.ZIP_DEFLATED))
     with open_arrays(tmp_path / "x.npz") as (array,):

@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import subprocess
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,10 +31,18 @@ def npz() -> bytes:
     return file.getvalue()
 
 
+def zarr_in_zip() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("air/zarr.json", "{}")
+    return file.getvalue()
+
+
 KINDS: dict[str, tuple[bytes, str, str]] = {
     "npy": (npy(), "a .npy array of NumPy", "quantcore calibrate takes it"),
     "npz": (npz(), "an .npz archive of NumPy", "quantcore calibrate takes it"),
     "parquet": (b"PAR1" + bytes(100), "a Parquet file", "quantcore calibrate takes it"),
+    "zarr": (zarr_in_zip(), "a zarr array or group", "quantcore calibrate takes it"),
     "arrow": (b"ARROW1\0\0" + bytes(100), "an Arrow file", "save its columns"),
     "ggml": (b"lmgg" + bytes(100), "a ggml file from before GGUF", "llama.cpp's converters make a GGUF file of it"),
     "ggjt": (b"tjgg\x03\0\0\0" + bytes(100), "a ggml file from before GGUF", "llama.cpp's converters"),
@@ -103,7 +112,7 @@ def test_calibrate_and_its_statistics(call, tmp_path):
     status, text, err = call("calibrate", stats)
     assert (status, text) == (1, "") and is_one_line(err)
     assert "is a statistics file of quantcore calibrate" in err and "quantcore calibrate --merge takes it" in err
-    for kind in ("npy", "npz", "parquet"):
+    for kind in ("npy", "npz", "parquet", "zarr"):
         status, text, err = call("calibrate", "--merge", stats, write_kind(kind, tmp_path / "x"))
         assert (status, text) == (1, "") and is_one_line(err)
         assert KINDS[kind][1] in err and "without --merge" in err
