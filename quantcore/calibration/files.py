@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from quantcore._base.patterns import compile_patterns
 from quantcore._base.text import brief
 from quantcore.array_files.slabs import BoxSlab, ChannelSlab
-from quantcore.array_files.stored import FileArray, check_array, open_arrays, stream_slabs
+from quantcore.array_files.stored import FileArray, open_arrays
+from quantcore.array_files.streamed import check_array, stream_slabs
 from quantcore.calibration.calibrator import Calibrator
 from quantcore.calibration.omission import check_nan_policy
 from quantcore.errors import InvalidTypeError, InvalidValueError

@@ -11,7 +11,8 @@ from safetensors.numpy import save_file
 
 from quantcore import Calibrator
 from quantcore.array_files import members
-from quantcore.array_files.stored import StoredArray, open_arrays, stream_slabs
+from quantcore.array_files.stored import StoredArray, open_arrays
+from quantcore.array_files.streamed import stream_slabs
 from quantcore.calibration.files import calibrate_files
 from quantcore.errors import FileFormatError, InvalidValueError
 from quantcore.files.streaming import Progress

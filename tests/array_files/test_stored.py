@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from quantcore.array_files.slabs import slabs
-from quantcore.array_files.stored import VALUES, StoredArray, open_arrays, stream_slabs
+from quantcore.array_files.stored import VALUES, StoredArray, open_arrays
+from quantcore.array_files.streamed import stream_slabs
 from quantcore.errors import FileFormatError, InvalidTypeError, InvalidValueError, QuantcoreError
 from quantcore.files.streaming import Progress
 from tests.support.hostile_safetensors import MALFORMED, PICKLES

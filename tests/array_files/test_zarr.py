@@ -15,7 +15,8 @@ from hypothesis import given
 
 from quantcore import Calibrator, calibrate_files
 from quantcore.array_files.slabs import boxes
-from quantcore.array_files.stored import open_arrays, stream_slabs
+from quantcore.array_files.stored import open_arrays
+from quantcore.array_files.streamed import stream_slabs
 from quantcore.errors import FileFormatError, InvalidValueError, QuantcoreError
 from quantcore.files.streaming import Progress
 from tests.support.command_line import is_one_line

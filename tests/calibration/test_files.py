@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-import quantcore.array_files.stored
+import quantcore.array_files.streamed
 from quantcore import Calibrator, InvalidStateError, InvalidTypeError, InvalidValueError, OutputFileError
-from quantcore.array_files.stored import stream_slabs
+from quantcore.array_files.streamed import stream_slabs
 from quantcore.calibration.files import calibrate_files
 from quantcore.calibration.state_files import load_statistics, merge_statistics, save_statistics
 from quantcore.errors import FileFormatError
@@ -34,7 +34,7 @@ def small_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
         return stream_slabs(*arguments, **options, slab_bytes=4096)
 
     monkeypatch.setattr("quantcore.calibration.files.stream_slabs", small)
-    assert quantcore.array_files.stored.SLAB_BYTES > 1 << 20
+    assert quantcore.array_files.streamed.SLAB_BYTES > 1 << 20
 
 
 @pytest.fixture
