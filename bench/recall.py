@@ -26,7 +26,7 @@ from tests.support.models import minilm_folder
 
 K = 10
 LONGEST = 200
-PER_REQUEST = 2000
+PER_REQUEST = 500
 
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 CHANGES: dict[str, Change] = {
