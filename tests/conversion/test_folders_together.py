@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from quantcore.conversion import checkpoint_plan
 from quantcore.conversion.to_bitsandbytes import quantize_checkpoint
 from quantcore.errors import OutputFileError
 from quantcore.files import disk
@@ -117,7 +118,15 @@ def no_links(*_: object, **__: object) -> None:
     raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 
-TRACED = {disk.__file__, sys.modules["quantcore.files.temporaries"].__file__, quantize_checkpoint.__code__.co_filename}
+TRACED = {
+    module.__file__
+    for module in (
+        disk,
+        checkpoint_plan,
+        sys.modules["quantcore.files.temporaries"],
+        sys.modules[quantize_checkpoint.__module__],
+    )
+}
 
 
 def interrupt_line(number: int) -> tuple[Callable[..., Any], list[int]]:
