@@ -13,7 +13,7 @@ import pytest
 # Optional modules, for their doctests, and tests beside large peers are collected only where these are installed.
 _NEEDS = {
     "quantcore/arrow": "pyarrow",
-    "quantcore/dask.py": "dask",
+    "quantcore/dask": "dask",
     "quantcore/onnx.py": "onnxruntime",
     "quantcore/torch": "torch",
     "quantcore/torch/layers_of_transformers.py": "transformers",

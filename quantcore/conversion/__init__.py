@@ -4,6 +4,8 @@ Modules
 -------
 to_gguf : `quantize_model`; from_gguf : `dequantize_model`.
 to_bitsandbytes : `quantize_checkpoint`, `dequantize_checkpoint`.
+checkpoint_plan : the steps of both; four_bit_plan : what becomes of every tensor.
+checkpoint_shards : the same by several processes, shard by shard.
 split_files : `split_model`, `merge_model`; splitting : which tensors go into which part.
 hf : from Hugging Face folders: tensors' names, metadata and tokenizers as llama.cpp's converter has them.
 image_models : diffusion models for ComfyUI-GGUF.

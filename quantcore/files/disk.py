@@ -18,9 +18,17 @@ from quantcore.errors import OutputFileError
 from quantcore.files import system
 from quantcore.files.inputs import InputFile
 from quantcore.files.paths import label, local_path, naming
-from quantcore.files.temporaries import PARTIAL, REPLACED, is_still, new_temporary, remove_stale, settle
+from quantcore.files.temporaries import (
+    PARTIAL,
+    REPLACED,
+    OutputBusyError,
+    is_still,
+    new_temporary,
+    remove_stale,
+    settle,
+)
 
-__all__ = ["InputFile", "OutputFile", "OutputFiles", "check_output", "label", "local_path", "settle"]
+__all__ = ["InputFile", "OutputBusyError", "OutputFile", "OutputFiles", "check_output", "label", "local_path", "settle"]
 
 _RUN_BYTES = 1 << 24
 Paths = Sequence[str | os.PathLike[str]]
@@ -61,6 +69,7 @@ class OutputFile:
         self._old_lock = -1
         self._run = 0, 0
         self._checks: list[Callable[[], None]] = []
+        self._is_on_disk = False
 
     def open(self) -> None:
         """Create the temporary."""
@@ -69,6 +78,24 @@ class OutputFile:
                 remove_stale(self.path, PARTIAL, self._inputs)
                 while not self._create():
                     self.withdraw()
+        except BaseException:
+            self.withdraw()
+            raise
+
+    def adopt(self, finished: Path) -> None:
+        """Take a file that is complete and on the disk, in the same file system, instead of creating a temporary.
+
+        It keeps its name as well, so that it is not lost if the output is withdrawn; where there are no hard links, it
+        becomes the temporary.
+        """
+        try:
+            with naming(self.path):
+                remove_stale(self.path, PARTIAL, self._inputs)
+                self._partial = new_temporary(self.path, PARTIAL)
+                _give_name(finished, self._partial)
+                self._descriptor = system.SYSTEM.open_for_lock(self._partial)
+                system.SYSTEM.try_lock(self._descriptor)
+                self._is_on_disk = True
         except BaseException:
             self.withdraw()
             raise
@@ -98,8 +125,9 @@ class OutputFile:
         """Check what was required, and wait until all bytes are on the disk."""
         for check in self._checks:
             check()
-        with naming(self.path):
-            os.fsync(self._descriptor)
+        if not self._is_on_disk:
+            with naming(self.path):
+                os.fsync(self._descriptor)
 
     def put_in_place(self, *, keep_old: bool) -> None:
         """Give the file its name, which `withdraw` takes back; an old output only comes back if it was kept."""
@@ -170,12 +198,7 @@ class OutputFile:
             self._old_lock = system.SYSTEM.open_input(self.path, follows_links=False)
             system.SYSTEM.try_lock(self._old_lock)
         self._replaced = new_temporary(self.path, REPLACED)
-        try:
-            system.SYSTEM.link(self.path, self._replaced)
-        except OSError as error:
-            if error.errno not in system.SYSTEM.no_links:
-                raise
-            os.rename(self.path, self._replaced)
+        _give_name(self.path, self._replaced)
 
     @property
     def _has_old(self) -> bool:
@@ -241,11 +264,19 @@ class OutputFiles:
 
     def open(self, path: str | os.PathLike[str]) -> OutputFile:
         """Another file, ready to be written."""
+        file = self._add(path)
+        file.open()
+        return file
+
+    def adopt(self, path: str | os.PathLike[str], finished: Path) -> None:
+        """Another file, whose data are there already (see `OutputFile.adopt`)."""
+        self._add(path).adopt(finished)
+
+    def _add(self, path: str | os.PathLike[str]) -> OutputFile:
         file = OutputFile(path, force=self._force, inputs=self._inputs)
         if any(file.path == other.path for other in self._files):
             raise OutputFileError(f"{file.label}: two outputs would be written to it")
         self._files.append(file)
-        file.open()
         return file
 
     def __enter__(self) -> Self:
@@ -280,6 +311,16 @@ def check_output(
         raise OutputFileError(f"{label(path)}: cannot be written to the folder {label(folder)}: {problem}")
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         os.lstat(path)  # a name that is too long would only be refused when the file is complete
+
+
+def _give_name(path: Path, name: Path) -> None:
+    """Give a file another name; where there are no hard links, instead of the one that it has."""
+    try:
+        system.SYSTEM.link(path, name)
+    except OSError as error:
+        if error.errno not in system.SYSTEM.no_links:
+            raise
+        os.rename(path, name)
 
 
 def _end(files: Sequence[OutputFile], *, is_success: bool) -> None:

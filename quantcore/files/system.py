@@ -10,6 +10,7 @@ import errno
 import importlib
 import io
 import os
+import stat
 import threading
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,6 +52,10 @@ class System(Protocol):
 
     def is_own(self, status: os.stat_result) -> bool:
         """Whether a file is this user's."""
+        ...
+
+    def is_private(self, status: os.stat_result) -> bool:
+        """Whether nobody but this user, and those who may do everything, can put files into a folder."""
         ...
 
     def sync_folder(self, folder: Path) -> None:
@@ -105,6 +110,9 @@ class Posix:
 
     def is_own(self, status: os.stat_result) -> bool:
         return status.st_uid == os.geteuid()
+
+    def is_private(self, status: os.stat_result) -> bool:
+        return self.is_own(status) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
     def sync_folder(self, folder: Path) -> None:
         try:
@@ -187,6 +195,9 @@ class Windows:
 
     def is_own(self, status: os.stat_result) -> bool:
         return True  # whoever may remove a file is told so by the system
+
+    def is_private(self, status: os.stat_result) -> bool:
+        return True  # the mode says nothing; a folder has the permissions of the one that it was made in
 
     def sync_folder(self, folder: Path) -> None:
         """Nothing: a folder cannot be opened, and its names are journalled."""

@@ -26,6 +26,10 @@ _LONGEST_NAME = 255
 _RANDOM_BYTES = 16
 
 
+class OutputBusyError(OutputFileError):
+    """Another process is writing the same output."""
+
+
 def new_temporary(output: Path, suffix: str) -> Path:
     """A name that nobody can have guessed."""
     return output.with_name(_prefix(output.name) + secrets.token_hex(_RANDOM_BYTES) + suffix)
@@ -44,7 +48,7 @@ def remove_stale(output: Path, suffix: str, inputs: Iterable[str | os.PathLike[s
 
     Raises
     ------
-    OutputFileError
+    OutputBusyError
         Another process is writing the same output.
     """
     pattern = re.compile(re.escape(_prefix(output.name)) + f"[0-9a-f]{{{2 * _RANDOM_BYTES}}}" + re.escape(suffix))
@@ -88,7 +92,7 @@ def _remove_if_stale(output: Path, path: Path, inputs: Iterable[str | os.PathLik
             return
         lock = system.SYSTEM.try_lock(descriptor)
         if lock is False and path.suffix == PARTIAL:
-            raise OutputFileError(f"{label(output)}: another process is writing it ({label(path)})")
+            raise OutputBusyError(f"{label(output)}: another process is writing it ({label(path)})")
         if lock and is_still(path, status):
             with contextlib.suppress(OSError):
                 os.unlink(path)

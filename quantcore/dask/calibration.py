@@ -1,19 +1,11 @@
-"""Calibration on Dask arrays: workers compute the statistics of every block and merge them in a tree.
-
-Needs the extra `dask`. Nothing else in the package imports this module.
-"""
+"""Calibration on Dask arrays: workers compute the statistics of every block and merge them in a tree."""
 
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
-from quantcore._base.extras import missing_extra
-
-try:
-    import dask
-    import dask.array
-except ImportError as error:
-    raise missing_extra("quantcore.dask", "dask", error) from None
+import dask
+import dask.array
 
 from quantcore._base.text import brief
 from quantcore.calibration.calibrator import Calibrator

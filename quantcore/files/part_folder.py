@@ -1,0 +1,157 @@
+"""Finished parts of an output, which several processes write at different times, kept until all of them are there.
+
+The parts lie in a private folder `.quantcore-IDENTITY.parts` inside that of the output, and so in the same file system.
+The identity stands for everything that the bytes of the parts depend on, so that a later run only finds parts of its
+own plan. A part gets its name once it is complete and on the disk; what a killed process left has none.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import stat
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from quantcore.errors import OutputFileError
+from quantcore.files import system
+from quantcore.files.disk import OutputFile, label, settle
+from quantcore.files.temporaries import OutputBusyError, is_still
+
+_NAME = re.compile(r"\.quantcore-[0-9a-f]{32}\.parts")
+_LOCK = "lock"
+_WAIT_SECONDS = 0.1
+
+
+class PartFolder:
+    """A folder of finished parts; `with` claims it for the process that will put the parts in place.
+
+    The lock is held until the end. When the block fails, finished parts stay for the next run; when it succeeds, the
+    folder is removed, and those of other plans for the same output, which killed processes left.
+
+    Parameters
+    ----------
+    output : Path
+        The folder of the output; it exists when the block is entered.
+    identity : str
+        32 hexadecimal digits.
+    """
+
+    def __init__(self, output: Path, identity: str) -> None:
+        self.path = output / f".quantcore-{identity}.parts"
+        self._lock = -1
+
+    def part(self, number: int) -> Path:
+        """Where a finished part lies. Numbers, since a part may have any name in the output."""
+        return self.path / f"{number:05d}"
+
+    def keep_if(self, number: int, is_whole: Callable[[Path], bool]) -> bool:
+        """Whether a part is finished; one that is not what it should be is removed."""
+        path = self.part(number)
+        if not os.path.lexists(path):
+            return False
+        status = os.lstat(path)
+        if stat.S_ISREG(status.st_mode) and system.SYSTEM.is_own(status) and is_whole(path):
+            return True
+        os.unlink(path)
+        return False
+
+    def write(self, number: int, write: Callable[[OutputFile], None], inputs: Sequence[Path]) -> None:
+        """Write a part in any process, unless it is there; if another process is writing it, wait for that one."""
+        self._check()
+        path = self.part(number)
+        while not path.exists():
+            try:
+                with OutputFile(path, inputs=inputs) as file:
+                    write(file)
+            except OutputBusyError:
+                time.sleep(_WAIT_SECONDS)
+            except OutputFileError:  # another process was faster
+                if not path.exists():
+                    raise
+
+    def __enter__(self) -> Self:
+        for other in self._others():
+            if (lock := _lock(other)) is not None:
+                os.close(lock)
+        with contextlib.suppress(FileExistsError):
+            self.path.mkdir(0o700)
+        self._check()
+        lock = _lock(self.path)
+        self._lock = -1 if lock is None else lock
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            settle((self._remove_others, self._remove, self._close))
+        else:
+            settle((self._remove_if_empty, self._close))
+
+    def _check(self) -> None:
+        status = os.lstat(self.path)
+        if not stat.S_ISDIR(status.st_mode) or not system.SYSTEM.is_private(status):
+            raise OutputFileError(
+                f"{label(self.path)}: is not a folder of this user that nobody else can write; remove it to begin anew"
+            )
+
+    def _others(self) -> list[Path]:
+        """Folders of other plans for the same output, as far as they are this user's."""
+        names = sorted(name for name in os.listdir(self.path.parent) if _NAME.fullmatch(name))
+        found = []
+        for path in (self.path.with_name(name) for name in names if name != self.path.name):
+            with contextlib.suppress(OSError):
+                status = os.lstat(path)
+                if stat.S_ISDIR(status.st_mode) and system.SYSTEM.is_private(status):
+                    found.append(path)
+        return found
+
+    def _remove_others(self) -> None:
+        for path in self._others():
+            with contextlib.suppress(OSError):
+                if (lock := _lock(path)) is not None:
+                    shutil.rmtree(path, ignore_errors=True)
+                    os.close(lock)
+
+    def _remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _remove_if_empty(self) -> None:
+        if os.listdir(self.path) == [_LOCK]:
+            self._remove()
+
+    def _close(self) -> None:
+        descriptor, self._lock = self._lock, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a folder of parts; None where the file system has no locks.
+
+    Raises
+    ------
+    OutputFileError
+        Another process has locked it.
+    """
+    path = folder / _LOCK
+    while True:
+        try:
+            descriptor = system.SYSTEM.create(path)
+        except FileExistsError:
+            try:
+                descriptor = system.SYSTEM.open_for_lock(path)
+            except FileNotFoundError:
+                continue
+        lock = system.SYSTEM.try_lock(descriptor)
+        if lock and is_still(path, os.fstat(descriptor)):
+            return descriptor
+        os.close(descriptor)
+        if lock is False:
+            raise OutputFileError(f"{label(folder.parent)}: another process is writing to this folder ({label(path)})")
+        if lock is None:
+            return None
