@@ -145,9 +145,7 @@ def _align(array: Any, name: str, unit: int, what: str, *, is_whole: bool = True
     sizes = array.chunks[-1]
     total = array.shape[-1]
     if np.isnan(total):
-        raise InvalidValueError(
-            f"{name}: chunks of unknown length along the last axis; compute_chunk_sizes() finds them"
-        )
+        raise _unknown(name, "along the last axis")
     if is_whole and total % unit:
         raise InvalidValueError(f"{name}: last axis of shape {array.shape} is not a multiple of {what}")
     if all(size % unit == 0 for size in sizes[:-1]):

@@ -88,6 +88,13 @@ class OutputFile:
         It keeps its name as well, so that it is not lost if the output is withdrawn; where there are no hard links, it
         becomes the temporary.
         """
+        if os.path.exists(self.path) and os.path.samefile(self.path, finished):
+            # An earlier run was stopped after it had put it in place. A file does not take the place of itself.
+            self.open()
+            with InputFile(finished) as file:
+                for start in range(0, file.size, _RUN_BYTES):
+                    self.write(file.read(start, min(_RUN_BYTES, file.size - start)))
+            return
         try:
             with naming(self.path):
                 remove_stale(self.path, PARTIAL, self._inputs)

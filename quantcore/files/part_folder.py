@@ -147,10 +147,15 @@ def _lock(folder: Path) -> int | None:
                 descriptor = system.SYSTEM.open_for_lock(path)
             except FileNotFoundError:
                 continue
-        lock = system.SYSTEM.try_lock(descriptor)
-        if lock and is_still(path, os.fstat(descriptor)):
-            return descriptor
-        os.close(descriptor)
+        is_kept = False
+        try:
+            lock = system.SYSTEM.try_lock(descriptor)
+            is_kept = lock is True and is_still(path, os.fstat(descriptor))
+            if is_kept:
+                return descriptor
+        finally:
+            if not is_kept:
+                os.close(descriptor)
         if lock is False:
             raise OutputFileError(f"{label(folder.parent)}: another process is writing to this folder ({label(path)})")
         if lock is None:

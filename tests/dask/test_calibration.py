@@ -1,9 +1,7 @@
 """Calibrating on a Dask array equals one process that observes the whole array, with any chunks and any scheduler."""
 
-import contextlib
 import math
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -63,27 +61,6 @@ def test_schedulers(scheduler, values):
     with dask.config.set(scheduler=scheduler):
         found = calibrate(da.from_array(values, chunks=(1, 10, 60)), Calibrator.percentile(axis=2))
     assert state_of(found) == state_of(observed(Calibrator.percentile(axis=2), values))
-
-
-@pytest.fixture(scope="module")
-def default_port_is_taken() -> Iterator[None]:
-    """Dask's own port for its dashboard is taken, as where another cluster runs."""
-    with socket.socket() as server:
-        with contextlib.suppress(OSError):  # by someone else already
-            server.bind(("", 8787))
-            server.listen()
-        yield
-
-
-@pytest.fixture(scope="module")
-def cluster(default_port_is_taken) -> Iterator[Any]:
-    distributed = pytest.importorskip("distributed")
-    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True}
-    with (
-        distributed.LocalCluster(**options, dashboard_address=":0") as cluster,  # any free port; None is 8787 too
-        distributed.Client(cluster) as client,
-    ):
-        yield client
 
 
 @pytest.mark.slow
