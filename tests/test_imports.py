@@ -27,12 +27,13 @@ FILES = {
 }
 
 # Optional modules, and the package that each may import at its top. Only modules with the same need import them.
-OPTIONAL = {"quantcore.dask": {"dask"}} | {
+OPTIONAL = {
     name: packages
     for name in FILES
     for wing, packages in (
         ("quantcore.torch", {"torch"}),
         ("quantcore.arrow", {"pyarrow"}),
+        ("quantcore.dask", {"dask"}),
         ("quantcore.onnx", {"onnx", "onnxruntime"}),
     )
     if name.startswith(f"{wing}.") or name == wing

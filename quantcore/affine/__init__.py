@@ -5,6 +5,7 @@ Modules
 params : `QuantParams`, `QuantGranularity`, `QuantMode`, and the checks of them.
 from_extremes : parameters from the extremes of an array, `calibrate_per_*`.
 tensor : arrays to codes and back, and the record of both.
+part_params : the parameters of a part of an array.
 nibbles : two 4-bit codes per byte.
 sharing : which elements share a scale, as groups or columns for the kernels.
 passes : the kernels over those: extremes, codes, values.

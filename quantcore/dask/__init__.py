@@ -5,7 +5,6 @@ Needs the extra `dask`. Nothing else in the package imports it. The results are 
 Modules
 -------
 arrays : `quantize`, `dequantize`.
-affine_blocks : the parameters of one block of an array.
 calibration : `calibrate`.
 checkpoints : `quantize_checkpoint`.
 """

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 from quantcore._base import arrays
 from quantcore._base.text import brief
 from quantcore.affine import QuantParams, dequantize_with_params, quantize_with_params
-from quantcore.dask.affine_blocks import params_of_block
+from quantcore.affine.part_params import params_of_part
 from quantcore.errors import InvalidTypeError, InvalidValueError
 from quantcore.ggml import GGUFQuantType
 from quantcore.ggml.formats import dequantize as dequantize_blocks
@@ -203,13 +203,13 @@ def _apply(block: NDArray[Any], work: Callable[..., Any], *arguments: Any, block
 
 
 def _quantize_affine(block: NDArray[Any], location: Any, params: QuantParams, shape: tuple[int, ...]) -> NDArray[Any]:
-    return quantize_with_params(block, params_of_block(params, shape, location), n_threads=1)
+    return quantize_with_params(block, params_of_part(params, shape, location), n_threads=1)
 
 
 def _dequantize_affine(
     block: NDArray[Any], location: Any, params: QuantParams, shape: tuple[int, ...], dtype: Any
 ) -> NDArray[Any]:
-    return dequantize_with_params(block, params_of_block(params, shape, location), dtype=dtype, n_threads=1)
+    return dequantize_with_params(block, params_of_part(params, shape, location), dtype=dtype, n_threads=1)
 
 
 def _quantize_ggml(block: NDArray[Any], location: Any, type_id: int, imatrix: Any, effort: str) -> NDArray[np.uint8]:

@@ -1,24 +1,24 @@
-"""The parameters of one block of an array: those of its channels or groups, out of the whole array's."""
+"""The parameters of a part of an array: those of its channels or groups, out of the whole array's."""
 
 from dataclasses import replace
 from math import prod
 
 import numpy as np
 
-from quantcore.affine import QuantParams
+from quantcore.affine.params import QuantParams
 from quantcore.errors import InvalidValueError
 
 Location = list[tuple[int, int]]
-"""Where a block lies: start and stop in each dimension."""
+"""Where a part lies: start and stop in each dimension."""
 
 
-def params_of_block(params: QuantParams, shape: tuple[int, ...], location: Location) -> QuantParams:
-    """The parameters of the block at `location` of an array of a shape that they fit.
+def params_of_part(params: QuantParams, shape: tuple[int, ...], location: Location) -> QuantParams:
+    """The parameters of the part at `location` of an array of a shape that they fit.
 
     Raises
     ------
     InvalidValueError
-        The block begins or ends inside a group.
+        The part begins or ends inside a group.
     """
     granularity = params.granularity
     if granularity.axis is not None:
@@ -28,7 +28,7 @@ def params_of_block(params: QuantParams, shape: tuple[int, ...], location: Locat
         size = granularity.group_size
         start, stop = location[-1]
         if start % size or (stop % size and stop != shape[-1]):
-            raise InvalidValueError(f"array: a block with columns {start} to {stop} cuts a group of {size}")
+            raise InvalidValueError(f"array: a part with columns {start} to {stop} cuts a group of {size}")
         rows = (*shape[:-1], -(-shape[-1] // size))
         numbers = np.arange(prod(rows)).reshape(rows)
         slices = (*(slice(*place) for place in location[:-1]), slice(start // size, -(-stop // size)))
