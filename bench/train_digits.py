@@ -4,7 +4,7 @@ The data are the 1797 8x8 images of scikit-learn's ``load_digits``: UCI "Optical
 E. Alpaydin and C. Kaynak, CC BY 4.0. A third of every class is held out and never trained on. The network is an MLP,
 64 -> 256 -> 128 -> 10 with ReLU, trained in plain NumPy; every weight row is whole blocks of 32 elements.
 
-The command writes ``digits.safetensors`` (float32 weights, rounded to float16) and ``digits-test.safetensors`` (the
+The command writes ``digits.safetensors`` (float16 matrices) and ``digits-test.safetensors`` (the
 held-out images and labels), reads both back, and prints what float32 and simulated 8-bit and 4-bit weights make of the
 held-out images.
 The seed is fixed and the matrix products run on one thread, so one machine always writes the same bytes; a different
@@ -202,18 +202,19 @@ def main() -> None:
     # One thread: how BLAS splits a sum over threads changes its last bits, and so the file's bytes.
     with threadpool_limits(limits=1):
         trained = train(scaled(pixels[train_rows]), labels[train_rows], rng)
-        # Zeros in the lower bits let the wheel, where this file is an eighth of it, compress them.
         trained = {name: values.astype(np.float16).astype(np.float32) for name, values in trained.items()}
         train_accuracy = accuracy(trained, scaled(pixels[train_rows]), labels[train_rows])
         print(f"training set ({train_rows.size} images): top-1 {train_accuracy:.4f}")
 
         # Not save_file: it leaves the file readable by its owner only.
         held_out = {"images": pixels[test_rows], "labels": labels[test_rows]}
-        (output / "digits.safetensors").write_bytes(save(trained, metadata=METADATA))
+        stored = {name: values.astype(np.float16) if values.ndim == 2 else values for name, values in trained.items()}
+        (output / "digits.safetensors").write_bytes(save(stored, metadata=METADATA))
         (output / "digits-test.safetensors").write_bytes(save(held_out, metadata=METADATA))
 
         test = load_file(output / "digits-test.safetensors")
-        report(load_file(output / "digits.safetensors"), scaled(test["images"]), test["labels"])
+        trained = {name: values.astype(np.float32) for name, values in load_file(output / "digits.safetensors").items()}
+        report(trained, scaled(test["images"]), test["labels"])
 
 
 if __name__ == "__main__":

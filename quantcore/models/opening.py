@@ -122,7 +122,7 @@ def open_model(path: str | os.PathLike[str]) -> Model:
     >>> with open_model(files("quantcore.demo") / "digits.safetensors") as model:
     ...     tensor = model.tensors["fc1.weight"]
     ...     print(tensor.type, tensor.shape, tensor.values(0, 64).shape)
-    F32 (256, 64) (64,)
+    F16 (256, 64) (64,)
     """
     if is_gguf(path):
         gguf = open_gguf(path)

@@ -150,6 +150,7 @@ def runs_meanwhile(call: Callable[[], object]) -> bool:
         thread.join()
 
 
+@pytest.mark.skipif(not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="there is no GIL")
 def test_kernels_release_the_gil():
     values = np.ones(1 << 23, np.float32).view(np.uint8)
     data = np.zeros((1 << 18) * 34, np.uint8)

@@ -33,7 +33,7 @@ SHAPES = {
 MATRICES = ("fc1.weight", "fc2.weight", "fc3.weight")
 BITS = {"F32": 32, "F16": 16, "BF16": 16, "Q8_0": 8.5, "Q4_0": 4.5}
 # Rounding to a float type loses a relative error, so that its figure hardly depends on the weights; 6.02 dB per bit.
-EXACT = (math.inf, math.inf)  # the weights are rounded to float16
+EXACT = (math.inf, math.inf)  # the weights are float16
 SQNR_DB = {"F32": EXACT, "F16": EXACT, "BF16": (52, 58), "Q8_0": (40, 50), "Q4_0": (17, 26)}
 
 
