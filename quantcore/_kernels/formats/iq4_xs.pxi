@@ -92,6 +92,7 @@ cdef int64_t iq4_xs_dequantize_tile(
 ) noexcept nogil:
     """Decode n <= IQ4_XS_MOST blocks; the first block whose d is not finite, else -1 (decoded all the same)."""
     cdef float d[SCALES]
+    cdef float scale[IQ4_XS_RUNS]
     cdef int64_t i, k, bad = load_scales(data, n, IQ4_XS_BYTES, d)
     cdef uint32_t upper, lower
     cdef const uint8_t* block
@@ -101,10 +102,10 @@ cdef int64_t iq4_xs_dequantize_tile(
         upper = block[2] | <uint32_t> block[3] << 8
         lower = block[4] | <uint32_t> block[5] << 8 | <uint32_t> block[6] << 16 | <uint32_t> block[7] << 24
         for k in range(IQ4_XS_RUNS):
+            scale[k] = d[i] * <float> (<int32_t> (lower >> 4 * k & 15 | (upper >> 2 * k & 3) << 4) - 32)
+        for k in range(IQ4_XS_RUNS):
             quantcore_levels32(
-                block + 8 + 16 * k, QUANTCORE_IQ4_LEVELS,
-                d[i] * <float> (<int32_t> (lower >> 4 * k & 15 | (upper >> 2 * k & 3) << 4) - 32),
-                y + i * IQ4_XS_BLOCK + k * IQ4_RUN,
+                block + 8 + 16 * k, QUANTCORE_IQ4_LEVELS, scale[k], y + i * IQ4_XS_BLOCK + k * IQ4_RUN
             )
     return bad
 

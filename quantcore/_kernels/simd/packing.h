@@ -142,6 +142,7 @@ static inline void quantcore_pack_threes(const uint8_t *codes, uint8_t *upper, u
 static inline void quantcore_decode_threes(const uint8_t *upper, const uint8_t *lower, const float *scales, float *y) {
     for (int j = 0; j < 32; j += 16) {
         byte_lanes bits = bytes_load(upper + j), first = bytes_load(lower + j), second = bytes_load(lower + j + 32);
+#pragma GCC unroll 4
         for (int run = 0; run < 4; run++, bits >>= 1, first >>= 2, second >>= 2) {
             const float *scale = scales + 2 * run + j / 16;
             float *to = y + 32 * run + j;

@@ -8,6 +8,8 @@
 
 #if defined(_WIN32)
 #include <windows.h>
+#undef near // of 16-bit pointers; here it is a name
+#undef far
 #else
 #include <pthread.h>
 #include <signal.h>
