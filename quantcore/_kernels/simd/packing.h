@@ -140,6 +140,7 @@ static inline void quantcore_pack_threes(const uint8_t *codes, uint8_t *upper, u
 
 /* y = (code - 4) * scale, with a scale for each 16 of them. */
 static inline void quantcore_decode_threes(const uint8_t *upper, const uint8_t *lower, const float *scales, float *y) {
+#pragma GCC unroll 2
     for (int j = 0; j < 32; j += 16) {
         byte_lanes bits = bytes_load(upper + j), first = bytes_load(lower + j), second = bytes_load(lower + j + 32);
 #pragma GCC unroll 4
