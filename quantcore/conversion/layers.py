@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from quantcore._base import arguments
 from quantcore.errors import InvalidValueError
+from quantcore.gguf.layout import layer_then_name
 
 _LAYER = re.compile(r"blk\.(\d+)\.", re.ASCII)
 _MOST_LAYERS = 1 << 20
@@ -23,27 +24,36 @@ def check_layers(layers: Iterable[int], name: str = "prune_layers") -> frozenset
 def renumber(names: list[str], pruned: frozenset[int]) -> tuple[list[str | None], int]:
     """The new name of each tensor, None for those left out, and the number of layers that remain.
 
+    Numbers are given in the order in which llama.cpp has the tensors: by number only where a name begins with `blk.`,
+    by name otherwise, so that `enc.blk.10.` comes before `enc.blk.2.`.
+
     Raises
     ------
     InvalidValueError
-        There is no layer of one of the numbers, or no layer remains.
+        There is no layer of one of the numbers, no layer remains, or two get the same number.
     """
-    matches = [_LAYER.search(name) for name in names]
-    layers = sorted({int(match[1]) for match in matches if match})
-    if missing := sorted(pruned - set(layers)):
+    matches = {name: match for name in sorted(names, key=layer_then_name) if (match := _LAYER.search(name))}
+    layers = list(dict.fromkeys(int(match[1]) for match in matches.values()))
+    if missing := sorted(pruned.difference(layers)):
         raise InvalidValueError(f"prune_layers: the model has no layer {missing[0]}; it has {len(layers)}")
-    # Layers before the first that is left out keep their numbers.
     kept = [layer for layer in layers if layer not in pruned]
     if not kept:
         raise InvalidValueError("prune_layers: no layer of the model remains")
     numbers: dict[int, int] = {}
     following = 0
     for layer in kept:
-        numbers[layer] = layer if layer < min(pruned) else following
-        following = numbers[layer] + 1
+        # Layers before the first that is left out keep their numbers.
+        number = layer if layer < min(pruned) else following
+        following = number + 1
+        if number in numbers.values():
+            raise InvalidValueError(
+                f"prune_layers: layer {layer} would be numbered {number} as another is; the model's layers are not in "
+                "the order of their numbers"
+            )
+        numbers[layer] = number
     renamed = [
-        name if not match else _rename(name, match, numbers.get(int(match[1])))
-        for name, match in zip(names, matches, strict=True)
+        name if name not in matches else _rename(name, matches[name], numbers.get(int(matches[name][1])))
+        for name in names
     ]
     return renamed, following
 

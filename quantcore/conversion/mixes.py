@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from quantcore._base.text import quote
 from quantcore.conversion.file_types import FILE_TYPES, FileType
 from quantcore.conversion.model_facts import ModelFacts
+from quantcore.errors import InvalidValueError
 from quantcore.ggml.types import GGMLType, GGUFQuantType
 from quantcore.gguf.layout import layer_then_name
 
@@ -260,7 +262,13 @@ class Mix:
         return name == OUTPUT or (self._is_tied and name in TOKEN_EMBEDDINGS)
 
     def type_of(self, name: str, shape: tuple[int, ...]) -> GGMLType:
-        """The type of the next tensor."""
+        """The type of the next tensor.
+
+        Raises
+        ------
+        InvalidValueError
+            The mix goes by the layer, and the name has none of the model's.
+        """
         category = Category.OUTPUT if self.is_output(name) else categorize(name)
         place = Place(
             self._model,
@@ -289,8 +297,12 @@ class Mix:
         is_counted_by_layer = category in _FEED_FORWARD and self._file_type.name in _OTHERS.split()
         if is_counted_by_layer and self._model.n_experts > 1:
             layer, _ = layer_then_name(name)
-            if layer >= 0:
-                return layer
+            if not 0 <= layer < self._model.n_layers:
+                raise InvalidValueError(
+                    f"tensor {quote(name)}: the mix {self._file_type.name} needs the number of its layer, blk.0 to "
+                    f"blk.{self._model.n_layers - 1}, in a model with experts; --pure (pure=True) does without"
+                )
+            return layer
         return self._seen.get(category, 0)
 
 
