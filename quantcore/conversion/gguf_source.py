@@ -108,9 +108,15 @@ def take_source(
     said = FILE_TYPES["MXFP4_MOE"] if float_type and has_blocks else float_type
     found = convert(container.folder, config, ordered, said.id if said else 0)
     named = found.tensors if float_type else _sort(found.tensors)
-    kept = {t.name: _F32 for t in named if not is_quantizable(t.name, t.shape)}
+    kept = {t.name: _kept_type(t, float_type) for t in named if not is_quantizable(t.name, t.shape)}
     kept |= {t.name: TYPES_BY_NAME[MXFP4] for t in named if float_type and t.type == MXFP4}
     return Source(named, found.kvs, (*found.notices, *left_out), is_converted=True, kept=kept)
+
+
+def _kept_type(tensor: StoredTensor, float_type: FileType | None) -> GGMLType:
+    """The type of a tensor that llama-quantize would keep: a matrix of one row is none there, but for the converter."""
+    is_matrix = len(tensor.shape) > 1 and is_quantizable(tensor.name, (2,) * len(tensor.shape))
+    return float_type.default if float_type and is_matrix else _F32
 
 
 def _sorted_shards(checkpoint: DecodedCheckpoint) -> list[DecodedShard]:

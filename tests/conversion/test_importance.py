@@ -146,6 +146,18 @@ def test_weights_follow_layers_that_are_numbered_anew(tmp_path, out):
     assert fields(out)["llama.block_count"] == (4, (3).to_bytes(4, "little"))
 
 
+def test_layers_are_numbered_anew_in_the_order_of_the_names_where_it_is_not_that_of_the_numbers(tmp_path, out):
+    names = [f"enc.blk.{i}.attn_q.weight" for i in (0, 1, 10, 11, 2)]  # as llama.cpp sorts them
+    path = write_model(tmp_path / "in.gguf", *((name, normal(2, 32, seed=i)) for i, name in enumerate(names)))
+    quantize_model(path, out, "COPY", prune_layers=[0])
+    assert list(contents(out)) == [f"enc.blk.{i}.attn_q.weight" for i in range(4)]
+    assert [contents(out)[f"enc.blk.{i}.attn_q.weight"][2] for i in range(4)] == [
+        contents(path)[name][2] for name in names[1:]
+    ]
+    with pytest.raises(InvalidValueError, match=r"^prune_layers: layer 2 would be numbered 2 as another is"):
+        quantize_model(path, out, "COPY", prune_layers=[10], force=True)
+
+
 def test_missing_importance_is_told_by_a_dry_run(tmp_path, out):
     path = write_model(tmp_path / "in.gguf", (NAME, normal(4, 256)))
     report = quantize_model(path, out, "IQ2_XS", dry_run=True)

@@ -12,11 +12,12 @@ from quantcore.conversion import quantize_model
 from quantcore.errors import InvalidValueError
 from quantcore.gguf import Imatrix
 from quantcore.gguf.imatrix import ImatrixEntry
+from tests.support import random_models
 from tests.support.make_golden_models import REFUSED, case_name, read_golden
 from tests.support.marks import slow_but_first
-from tests.support.quantize_cases import CHUNKS, DATASET, MATRIX_FILE, OPTIONS, SOURCES, TYPES, digest
+from tests.support.quantize_cases import CHUNKS, DATASET, MATRIX_FILE, OPTIONS, SOURCES, TYPES, Source, digest
 
-GOLDEN = read_golden("files")
+GOLDEN, RANDOM = read_golden("files"), read_golden("random")
 # Where llama-quantize has no type to fall back to and refuses, we store F16.
 WITHOUT_FALLBACK = {("odd", "Q1_0")}
 
@@ -33,9 +34,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @cache
 def matrix_of(source: str) -> Imatrix:
     """The importance matrix of a source, as if it had been loaded."""
+    return make_matrix(SOURCES[source])
+
+
+def make_matrix(source: Source) -> Imatrix:
     entries = {
         name: ImatrixEntry(weights.astype(np.float64), np.ones(len(weights), np.int64))
-        for name, weights in SOURCES[source].weights().items()
+        for name, weights in source.weights().items()
     }
     return Imatrix(entries, (DATASET,), CHUNKS, 512, MATRIX_FILE)
 
@@ -78,6 +83,32 @@ def test_every_option_gives_the_file_of_llama_quantize(name, folder, tmp_path):
     quantize_model(folder / options.source, out, options.type, imatrix=imatrix, **options.ours)
     case = case_name(options.source, name, is_weighted=options.is_weighted)
     assert digest(out.read_bytes()) == GOLDEN["files"][case] != REFUSED
+
+
+@pytest.mark.parametrize("number", slow_but_first(range(random_models.COUNT), 60))
+def test_random_models_give_the_file_of_llama_quantize(number, tmp_path):
+    """What llama-quantize refuses, we refuse as well, unless there is a type to fall back to."""
+    source, options = random_models.make_case(number)
+    data = source.build()
+    (tmp_path / "in.gguf").write_bytes(data)
+    before, after = RANDOM["files"][str(number)]
+    assert digest(data) == before
+    matrix = make_matrix(source) if options.is_weighted else None
+    try:
+        report = quantize_model(
+            tmp_path / "in.gguf", tmp_path / "out.gguf", options.type, imatrix=matrix, **options.ours
+        )
+    except InvalidValueError:
+        assert after == REFUSED
+    else:
+        if after == REFUSED:
+            assert any("stored as" in notice for notice in report.notices)
+        else:
+            assert digest((tmp_path / "out.gguf").read_bytes()) == after
+
+
+def test_most_random_models_are_not_refused():
+    assert sum(after != REFUSED for _, after in RANDOM["files"].values()) > 0.8 * random_models.COUNT
 
 
 def test_golden_files_differ():

@@ -39,6 +39,16 @@ def test_types_are_those_of_llama_cpp(name):
         assert summarize(names, types) == expected, file_type
 
 
+def test_mixes_by_layer_refuse_layers_that_a_model_with_experts_does_not_have():
+    values = {"general.architecture": "llama", "llama.block_count": 2, "llama.expert_count": 4}
+    for name in ("blk.2.ffn_down_exps.weight", "enc.blk.0.ffn_up.weight", "blk.-1.ffn_gate.weight"):
+        tensors = [("blk.0.attn_q.weight", (4, 256)), (name, (4, 256))]
+        with pytest.raises(InvalidValueError, match=rf"^tensor '{name}': the mix Q4_K_M needs the number of its layer"):
+            TypeRules(FILE_TYPES["Q4_K_M"]).targets(tensors, read_facts(values.get), has_imatrix=False)
+        for rules in (TypeRules(FILE_TYPES["Q4_K_M"], is_pure=True), TypeRules(FILE_TYPES["IQ2_S"])):
+            assert len(rules.targets(tensors, read_facts(values.get), has_imatrix=False)) == 2
+
+
 def test_every_rule_is_of_files_that_exist():
     assert all(rule.files <= FILE_TYPES.keys() for rule in (*RULES, *UPGRADES))
 

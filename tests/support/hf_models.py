@@ -71,6 +71,39 @@ def byte_pairs(folder: Path, pre_tokenizer: dict | None = None) -> int:
     return len(tokens)
 
 
+def named_tokens(folder: Path) -> int:
+    """Special tokens that only tokenizer_config.json names, one of which is not in the vocabulary, and a template that
+    begins with one of them; several chat templates.
+    """
+    size = byte_pairs(folder)
+    spec = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    first = {"SpecialToken": {"id": CONTROL_TOKENS[1], "type_id": 0}}
+    texts = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
+    spec["added_tokens"] = spec["added_tokens"][1:2]
+    spec["post_processor"] = {
+        "type": "TemplateProcessing", "single": [first, texts[0]], "pair": [first, *texts],
+        "special_tokens": {CONTROL_TOKENS[1]: {"id": CONTROL_TOKENS[1], "ids": [1], "tokens": [CONTROL_TOKENS[1]]}},
+    }  # fmt: skip
+    write_json(folder / "tokenizer.json", spec)
+    templates = [{"name": name, "template": f"{{{{ {name} }}}}"} for name in ("default", "other")]
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            "eos_token": CONTROL_TOKENS[2], "pad_token": "<padding>", "chat_template": templates,
+            "additional_special_tokens": [CONTROL_TOKENS[0]], "tokenizer_class": "PreTrainedTokenizerFast",
+        },
+    )  # fmt: skip
+    return size + 1
+
+
+def word_pieces_with_template(folder: Path) -> int:
+    """As `word_pieces`, with a chat template."""
+    size = word_pieces(folder)
+    path = folder / "tokenizer_config.json"
+    write_json(path, json.loads(path.read_text()) | {"chat_template": "{{ messages }}"})
+    return size
+
+
 def word_pieces(folder: Path) -> int:
     """tokenizer.json of WordPiece."""
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh", *(f"##{c}" for c in "abcdefgh"), "the"]
@@ -173,9 +206,11 @@ MXFP4 = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
 LONG_ROPE = {"type": "longrope", "long_factor": [1.5] * 8, "short_factor": [1.0] * 8}
 
 
-def _decoder(*, biases=False, norms=(), head=True, experts="", fused=False) -> dict[str, tuple[int, ...]]:
+def _decoder(
+    *, biases=False, norms=(), head=True, experts="", fused=False, head_dim=HEAD_DIM
+) -> dict[str, tuple[int, ...]]:
     """The tensors of a decoder by name; the vocabulary's size stands as 0."""
-    q, kv = HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM
+    q, kv = HEADS * head_dim, KV_HEADS * head_dim
     shapes = {"model.embed_tokens.weight": (0, WIDTH), "model.norm.weight": (WIDTH,)}
     if head:
         shapes["lm_head.weight"] = (0, WIDTH)
@@ -216,10 +251,10 @@ def _decoder(*, biases=False, norms=(), head=True, experts="", fused=False) -> d
     return shapes
 
 
-def _bert() -> dict[str, tuple[int, ...]]:
+def _bert(n_types: int = 2, n_labels: int = 0) -> dict[str, tuple[int, ...]]:
     shapes = {
         "embeddings.word_embeddings.weight": (0, WIDTH), "embeddings.position_embeddings.weight": (32, WIDTH),
-        "embeddings.token_type_embeddings.weight": (2, WIDTH), "embeddings.LayerNorm.weight": (WIDTH,),
+        "embeddings.token_type_embeddings.weight": (n_types, WIDTH), "embeddings.LayerNorm.weight": (WIDTH,),
         "embeddings.LayerNorm.bias": (WIDTH,), "pooler.dense.weight": (WIDTH, WIDTH), "pooler.dense.bias": (WIDTH,),
     }  # fmt: skip
     parts = [("attention.self.query", WIDTH, WIDTH), ("attention.self.key", WIDTH, WIDTH)]
@@ -230,6 +265,8 @@ def _bert() -> dict[str, tuple[int, ...]]:
             shapes |= {f"encoder.layer.{i}.{part}.weight": (rows, columns), f"encoder.layer.{i}.{part}.bias": (rows,)}
         for part in ("attention.output.LayerNorm", "output.LayerNorm"):
             shapes |= {f"encoder.layer.{i}.{part}.{end}": (WIDTH,) for end in ("weight", "bias")}
+    if n_labels:
+        shapes |= {"classifier.weight": (n_labels, WIDTH), "classifier.bias": (n_labels,)}
     return shapes
 
 
@@ -283,6 +320,18 @@ MODELS = {
         _decoder(experts="mixtral"), sentence_pieces,
     ),
     "bert": ("BertModel", BERT, _bert(), word_pieces),
+    "llama 3 of long heads": (
+        "LlamaForCausalLM", {**LLAMA, "head_dim": 128, "rope_theta": 500000.0, "rope_scaling": LLAMA3_ROPE},
+        _decoder(head_dim=128), byte_pairs,
+    ),
+    "llama of named tokens": ("LlamaForCausalLM", LLAMA, _decoder(), named_tokens),
+    "bert classifier": (
+        "BertForSequenceClassification", {**BERT, "type_vocab_size": 1}, _bert(1, 2), word_pieces_with_template
+    ),
+    "bert classifier of one label": (
+        "BertForSequenceClassification", {**BERT, "id2label": {"0": "SCORE"}, "label2id": {"SCORE": 0}}, _bert(2, 1),
+        word_pieces,
+    ),
     "qwen2": ("Qwen2ForCausalLM", LLAMA, _decoder(biases=True), byte_pairs),
     "qwen2 with yarn": (
         "Qwen2ForCausalLM",
@@ -314,10 +363,11 @@ MODELS = {
     "gpt-oss of floats": ("GptOssForCausalLM", GPT_OSS, _gpt_oss(is_packed=False), byte_pairs),
 }  # fmt: skip
 """Models by a name: the name in config.json, its hyperparameters, the tensors' shapes, the tokenizer."""
-RETURNING = [name for name in MODELS if "gpt-oss" not in name]
+RETURNING = [name for name in MODELS if "gpt-oss" not in name and "classifier" not in name]
 """Those whose GGUF files become folders again, and whose layers all have importance."""
 _MODEL_TYPES = {
     "LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral", "MixtralForCausalLM": "mixtral", "BertModel": "bert",
+    "BertForSequenceClassification": "bert",
     "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3", "Qwen3MoeForCausalLM": "qwen3_moe",
     "Gemma2ForCausalLM": "gemma2", "Gemma3ForCausalLM": "gemma3_text", "Phi3ForCausalLM": "phi3",
     "GPT2LMHeadModel": "gpt2", "GptOssForCausalLM": "gpt_oss",

@@ -1,5 +1,6 @@
 """BERT: MiniLM, BGE and other encoders. Source: `conversion/bert.py` of llama.cpp."""
 
+from dataclasses import replace
 from typing import Any
 
 from quantcore.conversion.hf.architecture import Architecture, Context, write_common_keys
@@ -7,6 +8,7 @@ from quantcore.conversion.hf.metadata_reader import GGUFMetadata
 from quantcore.conversion.hf.pooling import write_pooling
 from quantcore.conversion.hf.vocabularies import write_word_pieces
 from quantcore.errors import FileFormatError
+from quantcore.models.tensors import StoredTensor
 
 _LEFT_OUT = ("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias")
 _LEFT_OUT_PARTS = ("cls.predictions", "cls.seq_relationship")
@@ -16,10 +18,24 @@ def _write_keys(context: Context) -> None:
     write_common_keys(context)
     context.writer.add_causal_attention(False)
     write_pooling(context)
+    if labels := _labels(context):
+        context.writer.add_classifier_output_labels(labels)
+
+
+def _labels(context: Context) -> list[str]:
+    """The names of a classifier's outputs; none if they are those that transformers makes up."""
     labels = context.config.check(context.config.values.get("id2label"), "id2label", dict) or {}
     names = [str(labels[key]) for key in sorted(labels, key=int)]
-    if names and (len(names) != 2 or names[0] != "LABEL_0"):
-        context.writer.add_classifier_output_labels(names)
+    return [] if len(names) == 2 and names[0] == "LABEL_0" else names
+
+
+def _name_classifier(context: Context, tensor: StoredTensor) -> list[StoredTensor] | None:
+    """The classifier's matrix gives the output where its outputs have names; llama.cpp takes it for a layer before that
+    where they have none.
+    """
+    if not tensor.name.startswith("classifier.") or not _labels(context):
+        return None
+    return [replace(tensor, name=tensor.name.replace("classifier.", "classifier.out_proj."))]
 
 
 def _write_vocabulary(context: Context) -> None:
@@ -35,13 +51,13 @@ def _rename(name: str) -> str | None:
     # Only the encoder is used: neither its pooler nor the heads of its training.
     if name in _LEFT_OUT or name.startswith(_LEFT_OUT_PARTS):
         return None
-    return name.replace("classifier.", "classifier.out_proj.") if name.startswith("classifier.") else name
+    return name
 
 
 def _read_settings(metadata: GGUFMetadata) -> dict[str, Any]:
     if metadata.take("attention.causal", bool) is not False:
         raise FileFormatError(f"{metadata.path}: bert.attention.causal: expected false")
-    if metadata.has("cls.output.weight"):
+    if metadata.has("cls.output.weight") or metadata.has("cls.weight"):
         raise FileFormatError(f"{metadata.path}: the classifier is without its pooler")
     metadata.take("pooling_type", int)
     tokens = metadata.vocabulary()
@@ -82,4 +98,5 @@ BERT = Architecture(
     tensor_names=_TENSORS,
     read_settings=_read_settings,
     rename=_rename,
+    split=_name_classifier,
 )

@@ -21,7 +21,7 @@ def _head_dim(values: _Values) -> Any:
 DERIVED: Mapping[str, Mapping[str, Callable[[_Values], Any]]] = {
     "llama": {"num_key_value_heads": _heads, "head_dim": _head_dim},
     "phi3": {"num_key_value_heads": _heads},
-    **{name: {"num_key_value_heads": _heads} for name in ("mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe")},
+    **{name: {"num_key_value_heads": _heads} for name in ("mistral", "mixtral", "qwen2", "qwen3")},
 }
 """Hyperparameters that follow from others where they are missing or null."""
 

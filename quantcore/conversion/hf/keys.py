@@ -58,9 +58,9 @@ def reading(folder: Path, what: str) -> Iterator[None]:
     logger.setLevel(logging.CRITICAL)
     try:
         yield
-    except QuantcoreError:
+    except (QuantcoreError, OSError, MemoryError):
         raise
-    except (AssertionError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except Exception as error:  # Parsers of YAML and others have their own.
         reason = f"{type(error).__name__}: {error}".split("\n")[0][:200]
         raise FileFormatError(f"{label(folder)}: {what}: damaged or of an unknown kind ({reason})") from None
     finally:

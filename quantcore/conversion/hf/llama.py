@@ -86,19 +86,22 @@ def _rope_freqs(context: Context) -> list[tuple[str, NDArray[np.float32]]]:
 
 
 def _compute_factors(head_dim: int, values: Mapping[str, float]) -> NDArray[np.float32]:
+    """The factors in float32, in the order of torch's operations: a quotient of a number and a tensor is the reciprocal
+    times the number. Powers are rounded correctly, from which torch's own differ in the last bit on some CPUs.
+    """
     f32 = np.float32
     exponents = np.arange(0, head_dim, 2, dtype=f32) / f32(head_dim)
-    frequencies = f32(1) / np.power(f32(values["rope_theta"]), exponents)
+    powers = np.power(float(f32(values["rope_theta"])), exponents.astype(np.float64)).astype(f32)
     factor, original = values["factor"], values["original_max_position_embeddings"]
     low, high = values["low_freq_factor"], values["high_freq_factor"]
     factors = []
-    for wavelength in f32(2 * math.pi) / frequencies:
+    for wavelength in f32(1) / (f32(1) / powers) * f32(2 * math.pi):
         if wavelength < original / high:
             factors.append(f32(1))
         elif wavelength > original / low:
             factors.append(f32(factor))
         else:
-            smooth = (f32(original) / wavelength - f32(low)) / f32(high - low)
+            smooth = (f32(1) / wavelength * f32(original) - f32(low)) / f32(high - low)
             factors.append(f32(1) / ((f32(1) - smooth) / f32(factor) + smooth))
     return np.array(factors, f32)
 

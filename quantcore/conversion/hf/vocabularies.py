@@ -29,11 +29,14 @@ from quantcore.models.checkpoint_config import read_json
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
+SPECIAL_FILE = "special_tokens_map.json"
 _SPACE = "\u2581"
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _PADDING_SCORE, _ADDED_SCORE = -10000.0, -1000.0
 _LOOK_SPECIAL = ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
 _SPECIAL_MARKS = (("<|", "|>"), ("<\uff5c", "\uff5c>"), ("<unused", ">"))
+_SPECIAL, _MORE_SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask"), "additional_special_tokens"
+_TEMPLATES = "tokenizer.chat_templates"
 _FLAGS = (("Lowercase", "lowercase"), ("StripAccents", "strip_accents"))
 
 
@@ -103,6 +106,10 @@ def read_base_vocabulary(tokenizer: Tokenizer, notices: list[str]) -> tuple[list
     for id_, token in ((tokenizer.read(CONFIG_FILE) or {}).get("added_tokens_decoder") or {}).items():
         if token["content"] not in vocabulary:
             added.setdefault(int(id_), token)
+    for content in _special_contents(tokenizer):
+        if all(content != token["content"] for token in added.values()):
+            id_ = vocabulary.get(content, max(len(vocabulary), max(added, default=-1) + 1))
+            added[id_] = {"content": content, "special": True}
     by_id = {id_: token for token, id_ in vocabulary.items()} | {id_: t["content"] for id_, t in added.items()}
     if min(by_id) < 0:
         raise FileFormatError(f"{path}: model.vocab: {quote(by_id[min(by_id)])} has the id {min(by_id)}")
@@ -118,6 +125,17 @@ def read_base_vocabulary(tokenizer: Tokenizer, notices: list[str]) -> tuple[list
         tokens.append(token)
         types.append(kind)
     return tokens, types, _recognise(spec, path, notices)
+
+
+def _special_contents(tokenizer: Tokenizer) -> Iterator[str]:
+    """The special tokens that the tokenizer's configuration names; transformers adds those that it does not find."""
+    config = tokenizer.read(CONFIG_FILE) or {}
+    # Files before transformers 4.34 have them here, which counts more then.
+    own = {} if "added_tokens_decoder" in config else tokenizer.read(SPECIAL_FILE) or {}
+    more = [*(config.get(_MORE_SPECIAL) or []), *(own.get(_MORE_SPECIAL) or [])]
+    for token in (*((config | own).get(f"{name}_token") for name in _SPECIAL), *more):
+        if isinstance(content := _content(token), str) and content:
+            yield content
 
 
 def _recognise(spec: dict[str, Any], path: str, notices: list[str]) -> str:
@@ -212,8 +230,8 @@ def write_byte_fallback(tokenizer: Tokenizer, writer: Any) -> None:
     """Write the vocabulary of a tokenizer.json of SentencePiece's kind, without scores."""
     spec = tokenizer.require()
     config = tokenizer.read(CONFIG_FILE) or {}
-    special = {_content(config.get(f"{name}_token")) for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")}
-    special |= {_content(token) for token in config.get("additional_special_tokens") or []}
+    special = {_content(config.get(f"{name}_token")) for name in _SPECIAL}
+    special |= {_content(token) for token in config.get(_MORE_SPECIAL) or []}
     by_id = {id_: token for token, id_ in spec["model"]["vocab"].items()}
     size = len(by_id)
     names = {int(t["id"]): t["content"] for t in spec.get("added_tokens") or []}
@@ -243,12 +261,37 @@ def write_special(
     vocabulary = SpecialVocab(tokenizer.folder, **options)
     for name, id_ in (defaults or {}).items():
         vocabulary.special_token_ids.setdefault(name, id_)
-    template, vocabulary.chat_template = vocabulary.chat_template, None
+    spec = tokenizer.read(TOKENIZER_FILE) or {}
+    _find_first_token(tokenizer, spec, vocabulary)
     vocabulary.add_to_gguf(writer)
-    for name, value in _normalization((tokenizer.read(TOKENIZER_FILE) or {}).get("normalizer")).items():
+    if (templates := writer.kv_data[0].get(_TEMPLATES)) is not None:
+        templates.value = sorted(templates.value)  # The order of a set is another one in each process.
+    for name, value in _normalization(spec.get("normalizer")).items():
         writer.add_bool(f"tokenizer.ggml.normalizer.{name}", value)
-    if template is not None:
-        writer.add_chat_template(template)
+
+
+def _find_first_token(tokenizer: Tokenizer, spec: Mapping[str, Any], vocabulary: Any) -> None:
+    """The token that the post-processor puts first begins a text where tokenizer_config.json names none that does.
+
+    gguf 0.19 does not look there, later ones do.
+    """
+    config = tokenizer.read(CONFIG_FILE)
+    processor = spec.get("post_processor") or {}
+    if not config or (config.get("bos_token") and config.get("cls_token")):
+        return
+    for step in processor.get("processors", [processor]):
+        single = step.get("single") or []
+        if step.get("type") != "TemplateProcessing" or len(single) < 2:
+            continue
+        first = single[0].get("SpecialToken", {}).get("id")
+        if not first or first in (config.get("bos_token"), config.get("cls_token")):
+            continue
+        if not isinstance(config.get("add_bos_token"), bool):
+            vocabulary.add_special_token["bos"] = True
+        if not config.get("bos_token") and not config.get("cls_token"):
+            ids = [int(t["id"]) for t in spec.get("added_tokens") or [] if t["content"] == first]
+            found = {"bos": id_ for id_ in ids[:1]}
+            vocabulary.special_token_ids = found | {k: v for k, v in vocabulary.special_token_ids.items() if k not in found}
 
 
 def _normalization(normalizer: Any) -> dict[str, bool]:
