@@ -21,7 +21,8 @@ _ARCHITECTURES = (
 _PARTS = (
     "attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output", "attn_kv_b", "attn_kv_a_mqa", "attn_k_b", "attn_q_a",
     "ffn_up", "ffn_gate", "ffn_down", "ffn_down_shexp", "ffn_gate_inp", "ffn_gate_inp_shexp", "attn_norm", "ssm_in",
-    "ssm_conv1d", "ssm_x", "time_mix_w1", "time_mix_key", "attn_rel_b", "nextn.eh_proj", "indexer.k_proj", "attn_q_norm",
+    "ssm_conv1d", "ssm_x", "time_mix_w1", "time_mix_key", "attn_rel_b", "nextn.eh_proj", "indexer.k_proj",
+    "attn_q_norm",
 )  # fmt: skip
 _VECTORS = ("attn_norm", "attn_q_norm")
 _TOP = (
@@ -102,9 +103,7 @@ def _make_source(dice: _Dice) -> Source:
     tensors |= {name: (dice.pick((1, 2, 5)), columns) for name in dice.some(_TOP, dice.below(4))}
     tensors |= dict(_layers(dice, architecture, parameters))
     order = dice.some(list(tensors), len(tensors)) if dice.one_in(2) else list(tensors)
-    return Source(
-        architecture, parameters, {name: tensors[name] for name in order}, dice.pick(("F32", "F16", "BF16"))
-    )
+    return Source(architecture, parameters, {name: tensors[name] for name in order}, dice.pick(("F32", "F16", "BF16")))
 
 
 def _layers(dice: _Dice, architecture: str, parameters: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -290,8 +290,9 @@ def _find_first_token(tokenizer: Tokenizer, spec: Mapping[str, Any], vocabulary:
             vocabulary.add_special_token["bos"] = True
         if not config.get("bos_token") and not config.get("cls_token"):
             ids = [int(t["id"]) for t in spec.get("added_tokens") or [] if t["content"] == first]
-            found = {"bos": id_ for id_ in ids[:1]}
-            vocabulary.special_token_ids = found | {k: v for k, v in vocabulary.special_token_ids.items() if k not in found}
+            if ids:  # It is written before the others.
+                others = {kind: id_ for kind, id_ in vocabulary.special_token_ids.items() if kind != "bos"}
+                vocabulary.special_token_ids = {"bos": ids[0], **others}
 
 
 def _normalization(normalizer: Any) -> dict[str, bool]:
