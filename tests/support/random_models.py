@@ -10,9 +10,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from quantcore.mixed_precision.name_patterns import group_names
 from tests.support.quantize_cases import TYPES, Options, Source
 
-COUNT = 160
+COUNT, FIRST_SUGGESTED = 168, 160
+"""The number of cases, and the first of those with tensor types as `quantcore suggest` writes them."""
 _T = TypeVar("_T")
 _ARCHITECTURES = (
     "llama", "llama", "llama", "falcon", "gpt2", "bert", "t5", "gemma2", "phi3", "qwen2", "qwen2moe", "qwen3moe",
@@ -78,7 +80,9 @@ def make_case(number: int) -> tuple[Source, Options]:
     """The model and the options of a number; the options' source is the number."""
     dice = _Dice(number)
     source = _make_source(dice)
-    options = _make_options(dice, source, str(number))
+    options = (
+        _suggest(dice, source, str(number)) if number >= FIRST_SUGGESTED else _make_options(dice, source, str(number))
+    )
     return source, options
 
 
@@ -126,6 +130,15 @@ def _layers(dice: _Dice, architecture: str, parameters: dict[str, Any]) -> Itera
                 elif part == "attn_k_b":
                     shape = (2, *shape)
                 yield f"{name}.weight", shape
+
+
+def _suggest(dice: _Dice, source: Source, name: str) -> Options:
+    """A type for some of the tensors, by patterns that are grouped by layers."""
+    types = ("Q4_0", "Q5_1", "Q8_0", "IQ4_NL")
+    chosen = {name: dice.pick(types[: 2 + dice.below(3)]) for name in source.tensors if not dice.one_in(3)}
+    pairs = group_names(chosen, [name for name in source.tensors if name not in chosen])
+    ours = {"pure": True, "tensor_types": list(pairs)}
+    return Options(name, "Q4_1", ours, {"pure": True, "tensor_types": [[p, _IDS[t]] for p, t in pairs]})
 
 
 def _make_options(dice: _Dice, source: Source, name: str) -> Options:
