@@ -68,7 +68,9 @@ class _Filter(Codec):
         try:
             return self._encode(values)
         except InvalidValueError as error:
-            raise InvalidValueError(f"{self.codec_id}: {error}") from None
+            # zarr does not tell the fill value, so that it cannot be told apart from the data.
+            hint = "; NaN may be the array's fill value, with which zarr fills chunks at its border up"
+            raise InvalidValueError(f"{self.codec_id}: {error}{hint if 'got nan' in str(error) else ''}") from None
 
     def _encode(self, values: NDArray[Any]) -> NDArray[np.uint8]:
         raise NotImplementedError
