@@ -112,6 +112,7 @@ _OTHER_FILES = {
     "quantize_config.json": "gptq",
     "quant_config.json": "awq",
     "hf_quant_config.json": "modelopt",
+    "quanto_qmap.json": "quanto",
 }
 """Files that older tools write beside config.json, and the method if they name none."""
 # None of them is among `METHODS`.
@@ -128,6 +129,15 @@ _SIGNS = (
     _Sign("bitsandbytes (8 bits)", r"(^|\.)SCB$"),
     _Sign("bitsandbytes (8 bits)", r"\.weight_format$"),
     _Sign("mlx", r"(^|\.)weight$", "U32", beside=".scales"),
+    _Sign("quanto", r"\.?weight\._(data|scale|shift)(\._data)?$"),
+    _Sign("eetq", r"(^|\.)weight$", "I8", beside=".weight_scales"),
+    _Sign("smoothquant", r"(^|\.)weight$", "I8", beside=".dequant_scale"),
+    _Sign("exl2", r"(^|\.)(q_invperm|q_scale_max)$"),
+    _Sign("exl3", r"(^|\.)trellis$", "I16"),
+    _Sign("vptq", r"(^|\.)centroids(\.weight)?$", beside=".indices"),
+    _Sign("higgs", r"(^|\.)tables2$", beside=".scales"),
+    _Sign("spqr", r"(^|\.)dense_weights$", "I64"),
+    _Sign("torchao", r"(^|\.)_?weight_qdata$"),
 )
 
 

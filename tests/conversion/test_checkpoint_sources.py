@@ -18,7 +18,7 @@ def beside(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
     return F32 | {name: array}
 
 
-I32, SCALE = np.ones((8, 8), np.int32), np.ones((2, 1), np.float32)
+I32, I8, SCALE = np.ones((8, 8), np.int32), np.ones((2, 8), np.int8), np.ones((2, 1), np.float32)
 QUANTIZED = {
     **{
         f"quant_method {method}": (F32, {"quantization_config": {"quant_method": method, "bits": 4}}, method)
@@ -65,6 +65,15 @@ QUANTIZED = {
     "AWQ without config": (beside(f"{MODULE}.qzeros", I32), {}, "awq"),
     "8 bits without config": (beside(f"{MODULE}.SCB", SCALE), {}, "bitsandbytes"),
     "HQQ without config": (beside(f"{MODULE}.W_q", I32), {}, "hqq"),
+    "quanto without config": (beside(f"{MODULE}.weight._scale", SCALE), {}, "quanto"),
+    "EETQ without config": ({"a.weight": I8, "a.weight_scales": SCALE}, {}, "eetq"),
+    "SmoothQuant": ({"a.weight": I8, "a.dequant_scale": SCALE}, {}, "smoothquant"),
+    "EXL2 without config": (beside(f"{MODULE}.q_scale_max", SCALE), {}, "exl2"),
+    "EXL3 without config": (beside(f"{MODULE}.trellis", np.ones((4, 4, 48), np.int16)), {}, "exl3"),
+    "VPTQ without config": (beside(f"{MODULE}.centroids.weight", SCALE) | {f"{MODULE}.indices": I32}, {}, "vptq"),
+    "HIGGS without config": (beside(f"{MODULE}.tables2", SCALE) | {f"{MODULE}.scales": SCALE}, {}, "higgs"),
+    "SpQR without config": (beside(f"{MODULE}.dense_weights", np.ones(9, np.int64)), {}, "spqr"),
+    "torchao without config": (beside(f"{MODULE}._weight_qdata", I8), {}, "torchao"),
     "MLX without config": ({"a.weight": np.ones((2, 8), np.uint32), "a.scales": SCALE}, {}, "mlx"),
 }
 COMMANDS = {
@@ -100,6 +109,7 @@ def test_what_is_not_decoded_is_refused(tensors, config, method, command, call, 
 OTHER_FILES = {
     "quantize_config.json": ({"bits": 4, "group_size": 128}, "gptq"),
     "quant_config.json": ({"w_bit": 4, "zero_point": True}, "awq"),
+    "quanto_qmap.json": ({"model.layers.0.q_proj": {"weights": "qint8"}}, "quanto"),
     "hf_quant_config.json": ({"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4"}}, "modelopt"),
 }
 

@@ -4,6 +4,7 @@ A record names the classes of transformers; sizes are such that every row is who
 encoders, encoders with decoders, mixtures of experts and state spaces, with tied and with separate heads.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -51,7 +52,7 @@ class TinyModel:
     def make(self, transformers: ModuleType, torch: ModuleType) -> Any:
         """The model with random weights, the same every time, large enough for the logits to differ."""
         torch.manual_seed(1)
-        model = getattr(transformers, self.model)(getattr(transformers, self.config)(**self.settings))
+        model = getattr(transformers, self.model)(getattr(transformers, self.config)(**deepcopy(self.settings)))
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
@@ -161,7 +162,7 @@ MODELS: dict[str, TinyModel] = {
     "RecurrentGemma": TinyModel("state space", "RecurrentGemmaForCausalLM", "RecurrentGemmaConfig", LLAMA | {
         "lru_width": 64, "attention_window_size": 16, "block_types": ["recurrent", "attention"], "head_dim": 16}),
     "Falcon, ALiBi": _decoder("Falcon", ffn_hidden_size=MLP, alibi=True, multi_query=False, bias=True),
-    "StableLM": _decoder("StableLm", qk_layernorm=True, use_qkv_bias=True),
+    "StableLM": _decoder("StableLm"),
     "Cohere": _decoder("Cohere"),
     "Granite": _decoder("Granite"),
     "GLM-4": _decoder("Glm4", head_dim=16),

@@ -21,10 +21,11 @@ import sys
 from typing import Any
 
 _MULTIPLIED_BY_HAND = {
-    ("MambaMixer", "dt_proj"),
+    ("MultiheadAttention", "out_proj"),
     *(("WavLMAttention", name) for name in ("q_proj", "k_proj", "v_proj", "out_proj")),
 }
-"""Layers of transformers 5, each with the class that it is in, whose 4-bit version fails in their own forward."""
+"""Layers, each with the class that it is in, whose 4-bit version fails in their own forward."""
+_MULTIPLIED_BY_HAND_IN_5 = {("MambaMixer", "dt_proj")}
 
 
 def main() -> None:
@@ -101,20 +102,22 @@ def _linear_modules(model: Any, skipped: list[str], torch: Any) -> dict[str, str
 
         def is_chosen(name: str, module: Any) -> bool:
             is_skipped = name.rpartition(".")[2] in skipped or any(f"{key}." in name or key == name for key in skipped)
-            return isinstance(module, (torch.nn.Linear, Conv1D)) and not is_skipped
+            is_linear = isinstance(module, (torch.nn.Linear, Conv1D))
+            return is_linear and not is_skipped and not _is_in(_MULTIPLIED_BY_HAND, model, name)
     else:
+        by_hand = _MULTIPLIED_BY_HAND | _MULTIPLIED_BY_HAND_IN_5
 
         def is_chosen(name: str, module: Any) -> bool:
             is_linear = isinstance(module, Conv1D) or type(module) is torch.nn.Linear
-            return is_linear and should_convert_module(name, skipped) and not _is_multiplied_by_hand(model, name)
+            return is_linear and should_convert_module(name, skipped) and not _is_in(by_hand, model, name)
 
     return {name: kind(module) for name, module in model.named_modules() if is_chosen(name, module)}
 
 
-def _is_multiplied_by_hand(model: Any, name: str) -> bool:
-    """Whether a model takes the weight of a layer instead of calling it, and so cannot compute with packed codes."""
+def _is_in(layers: set[tuple[str, str]], model: Any, name: str) -> bool:
+    """Whether a module is one of the layers, given as the class that they are in and their name there."""
     owner, _, layer = name.rpartition(".")
-    return (type(model.get_submodule(owner)).__name__, layer) in _MULTIPLIED_BY_HAND
+    return (type(model.get_submodule(owner)).__name__, layer) in layers
 
 
 def _rename(model: Any, names: list[str]) -> dict[str, tuple[str, bool]]:
