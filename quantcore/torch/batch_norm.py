@@ -7,12 +7,13 @@ import torch
 from torch import fx, nn
 
 from quantcore.errors import InvalidTypeError
-from quantcore.torch.layer_table import prepared_types
+from quantcore.torch.layer_table import output_axis, prepared_types
 
 __all__ = ["fold_batch_norms"]
 
 _NORMS = {
-    nn.Linear: nn.BatchNorm1d, nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d
+    nn.Linear: nn.BatchNorm1d, nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d,
+    nn.ConvTranspose1d: nn.BatchNorm1d, nn.ConvTranspose2d: nn.BatchNorm2d, nn.ConvTranspose3d: nn.BatchNorm3d,
 }  # fmt: skip
 
 
@@ -45,7 +46,8 @@ def fold_batch_norms(model: nn.Module) -> tuple[str, ...]:
         kind = next((plain for plain in _NORMS if type(layer) in (plain, prepared_types()[plain])), None)
         if kind is None or type(norm) is not _NORMS[kind] or norm.running_mean is None:
             continue
-        if uses[id(layer._parameters["weight"])] == 1:
+        weight = layer._parameters.get("weight")  # a hook may compute it instead
+        if weight is not None and uses[id(weight)] == 1:
             _fold(layer, norm)
             parent, _, child = norm_name.rpartition(".")
             model.get_submodule(parent)._modules[child] = nn.Identity()
@@ -63,7 +65,12 @@ def _fold(layer: nn.Module, norm: nn.Module) -> None:
     if gamma is not None:
         factors = factors * gamma
     shift = -mean * factors + (0 if beta is None else beta)
-    weight.mul_(factors.reshape(-1, *[1] * (weight.ndim - 1)))
+    if output_axis(layer) == 0:
+        weight.mul_(factors.reshape(-1, *[1] * (weight.ndim - 1)))
+    else:  # (inputs, outputs of a group, ...), the inputs of a group one after the other
+        groups: int = layer.groups  # type: ignore[assignment]
+        by_group = weight.reshape(groups, -1, *weight.shape[1:])
+        weight.copy_((by_group * factors.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))).reshape(weight.shape))
     if bias is None:
         layer._parameters["bias"] = nn.Parameter(shift.to(weight.dtype))
     else:

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from quantcore.torch.fake_quantizer import FakeQuantize
+from quantcore.torch.hooked_weights import fake_quant_of, weight_hook
 from quantcore.torch.layer_table import prepared_types
 
 __all__ = ["Skipped", "is_supported", "skipped_modules", "supported_text"]
@@ -35,9 +36,10 @@ class Skipped(NamedTuple):
 
 def is_supported(module: nn.Module) -> bool:
     """Whether its forward pass uses `weight` unchanged, with a dense gradient; the weight is a parameter or is computed
-    by `torch.nn.utils.parametrize`.
+    by `torch.nn.utils.parametrize` or by a hook.
     """
     has_weight = isinstance(module._parameters.get("weight"), nn.Parameter) or is_parametrized(module)
+    has_weight = has_weight or weight_hook(module) is not None
     is_known = parametrize.type_before_parametrizations(module) in prepared_types()
     return is_known and has_weight and not any(getattr(module, name, None) for name, _ in _REASONS)
 
@@ -52,7 +54,7 @@ def is_prepared(module: nn.Module) -> bool:
     """Whether `prepare_qat` has been there."""
     if is_parametrized(module):
         return isinstance(module.parametrizations["weight"][-1], FakeQuantize)  # type: ignore[index]
-    return isinstance(module, tuple(prepared_types().values()))
+    return isinstance(module, tuple(prepared_types().values())) or fake_quant_of(module) is not None
 
 
 def skipped_modules(model: nn.Module) -> tuple[Skipped, ...]:
@@ -73,8 +75,8 @@ def supported_text() -> str:
 
 
 def _reason_for(module: nn.Module, is_computed: bool) -> str:
-    if is_computed or "weight_g" in module._parameters:
-        return "its weight is computed from other parameters, though not by torch.nn.utils.parametrizations alone"
+    if is_computed or {"weight_g", "weight_orig"} & module._parameters.keys():
+        return "its weight is computed from other parameters, though not by parametrizations or by one hook alone"
     for name, reason in _REASONS:
         if type(module) in prepared_types() and getattr(module, name, None):
             return reason

@@ -26,6 +26,7 @@ from quantcore.torch.coverage import (
     supported_text,
 )
 from quantcore.torch.fake_quantizer import FakeQuantize
+from quantcore.torch.hooked_weights import add_fake_quant, compute_weight, fake_quant_of, remove_hook, weight_hook
 from quantcore.torch.layer_table import converted_types, output_axis, prepared_types
 from quantcore.torch.layers import QuantizedWeight
 
@@ -57,7 +58,8 @@ def prepare_qat(
         Which layers: types among Linear, Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d, Embedding, EmbeddingBag
         and transformers' Conv1D, or qualified names. None: all of these types. Subclasses of them are left alone, as
         are embeddings with `max_norm` or sparse gradients. Weights that `torch.nn.utils.parametrizations` compute, as
-        weight_norm does, are fake-quantized as they come out.
+        weight_norm does, are fake-quantized as they come out, and so are those that one hook of the older
+        `torch.nn.utils.weight_norm`, `spectral_norm` or `prune` computes.
     fold_batch_norm : bool, default False
         First fold each batch normalization into the layer before it (see `fold_batch_norms`).
 
@@ -94,7 +96,7 @@ def prepare_qat(
     names = {module: name for name, module in model.named_modules()}
     of_parameters: dict[tuple[int, int], FakeQuantize] = {}
 
-    def fake_quant_of(module: nn.Module, value: torch.Tensor) -> FakeQuantize:
+    def make_fake_quant(module: nn.Module, value: torch.Tensor) -> FakeQuantize:
         axis = output_axis(module)
         is_moved = axis != 0 and weight.granularity == QuantGranularity.per_channel()
         made = weight.along(axis) if is_moved else copy.deepcopy(weight)
@@ -108,15 +110,17 @@ def prepare_qat(
         if module not in chosen:
             return None
         twin = module
-        if is_parametrized(module):
+        if weight_hook(module) is not None:
+            add_fake_quant(module, make_fake_quant(module, compute_weight(module)))
+        elif is_parametrized(module):
             value: Any = module.weight
-            parametrize.register_parametrization(module, "weight", fake_quant_of(module, value.detach()), unsafe=True)
+            parametrize.register_parametrization(module, "weight", make_fake_quant(module, value.detach()), unsafe=True)
         else:
             parameter = module._parameters["weight"]
             assert parameter is not None
             key = id(parameter), output_axis(module)
             if key not in of_parameters:
-                of_parameters[key] = fake_quant_of(module, parameter)
+                of_parameters[key] = make_fake_quant(module, parameter)
             twin = _build_twin(module, prepared_types()[type(module)])
             twin.weight_fake_quant = of_parameters[key]
         if activation is not None and not isinstance(module, nn.Embedding | nn.EmbeddingBag):
@@ -166,6 +170,8 @@ def convert(model: nn.Module, *, fold_batch_norm: bool = False) -> nn.Module:
     def convert_module(module: nn.Module) -> nn.Module | None:
         if is_parametrized(module) and is_prepared(module):
             return _convert_parametrized(module)
+        if (hooked := fake_quant_of(module)) is not None:
+            return _convert_hooked(module, hooked)
         if type(module) not in converted_types():
             return None
         parameter, fake_quant = module._parameters["weight"], module.weight_fake_quant
@@ -199,6 +205,15 @@ def _convert_parametrized(module: nn.Module) -> nn.Module:
     # Not `remove_parametrizations`, which changes a class that copies of the module share.
     twin = _build_twin(module, converted_types()[prepared_types()[parametrize.type_before_parametrizations(module)]])
     del twin._modules["parametrizations"]
+    twin.weight_quantized = quantized
+    return twin
+
+
+def _convert_hooked(module: nn.Module, fake_quant: FakeQuantize) -> nn.Module:
+    """The layer with a quantized weight instead of the hook that computes it."""
+    quantized = _quantize(nn.Parameter(compute_weight(module)), fake_quant)
+    twin = _build_twin(module, converted_types()[prepared_types()[type(module)]])
+    remove_hook(twin)
     twin.weight_quantized = quantized
     return twin
 

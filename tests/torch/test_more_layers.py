@@ -12,6 +12,7 @@ from quantcore import QuantGranularity
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
+prune = pytest.importorskip("torch.nn.utils.prune")
 parametrizations = nn.utils.parametrizations
 functional = pytest.importorskip("quantcore.torch")
 FakeQuantize, convert, prepare_qat = functional.FakeQuantize, functional.convert, functional.prepare_qat
@@ -166,3 +167,80 @@ def test_the_linear_layer_of_gpt_2():
     convert(model)
     torch.testing.assert_close(model(input_ids=ids).logits, wanted, rtol=1e-4, atol=1e-5)
     assert type(layer).__name__ == "QatConv1D" and type(model.transformer.h[0].mlp.c_fc).__name__ == "QuantizedConv1D"
+
+
+# Weights that a hook computes
+
+HOOKED: dict[str, tuple[Any, torch.Tensor]] = {
+    "weight_norm": (lambda: nn.utils.weight_norm(nn.Linear(5, 6)), IMAGES),
+    "weight_norm, convolution": (lambda: nn.utils.weight_norm(nn.Conv2d(4, 6, 3)), IMAGES),
+    "weight_norm, transposed": (lambda: nn.utils.weight_norm(nn.ConvTranspose2d(4, 6, 3), dim=1), IMAGES),
+    "spectral_norm": (lambda: nn.utils.spectral_norm(nn.Conv2d(4, 6, 3)), IMAGES),
+    "pruning": (lambda: prune.l1_unstructured(nn.Linear(5, 6), "weight", 0.5), IMAGES),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch has newer ones
+@pytest.mark.parametrize("name", HOOKED)
+def test_weights_that_a_hook_computes(name):
+    make, x = HOOKED[name]
+    axis = int("transposed" in name)
+
+    def built() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(make()).eval()
+
+    plain, model = built(), built()
+    before = dict(model.named_parameters())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prepare_qat(model)
+    assert model.skipped == () and all(dict(model.named_parameters())[key] is value for key, value in before.items())
+    wanted = plain(x)
+    twin = type(plain[0])(*((5, 6) if isinstance(plain[0], nn.Linear) else (4, 6, 3))).eval()
+    twin.weight, twin.bias = nn.Parameter(fake_quantized(plain[0].weight, axis)), plain[0].bias
+    assert torch.equal(model(x), twin(x)) and not torch.equal(model(x), wanted)
+    model(x).square().sum().backward()
+    assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in before.values())
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    again = prepare_qat(built())
+    again.load_state_dict(state)
+    assert torch.equal(again(x), twin(x))
+    assert prepare_qat(model)[0].weight_fake_quant is model[0].weight_fake_quant  # what is prepared stays as it is
+    convert(model)
+    torch.testing.assert_close(model(x), twin(x), rtol=1e-6, atol=1e-6)
+    assert type(model[0]).__name__.startswith("Quantized")
+    assert not [key for key in model.state_dict() if key.startswith(("0.weight_g", "0.weight_v", "0.weight_orig"))]
+    assert not model[0]._forward_pre_hooks
+    copied = copy.deepcopy(model)
+    copied.load_state_dict(model.state_dict())
+    assert torch.equal(copied(x), model(x))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_weight_of_two_hooks_is_listed():
+    model = nn.Sequential(prune.l1_unstructured(nn.Linear(5, 6), "bias", 0.5), nn.Linear(6, 2))
+    prune.l1_unstructured(model[1], "weight", 0.5)
+    nn.utils.spectral_norm(model[0])
+    with pytest.warns(UserWarning, match="left as they are: 0 "):
+        assert [entry.name for entry in prepare_qat(model).skipped] == ["0"]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_batch_norm_behind_a_weight_that_a_hook_computes_stays():
+    model = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(4, 6, 3)), nn.BatchNorm2d(6)).eval()
+    assert functional.fold_batch_norms(model) == ()
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("bias", [True, False])
+def test_batch_norm_is_folded_into_transposed_convolutions(groups, bias):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ConvTranspose2d(4, 6, 3, groups=groups, bias=bias), nn.BatchNorm2d(6))
+    model[1].weight.data.uniform_(0.5, 2)
+    for _ in range(3):
+        model(torch.randn(8, 4, 5, 5) * 3 + 1)
+    wanted = model.eval()(IMAGES)
+    assert functional.fold_batch_norms(model) == ("0",)
+    assert type(model[1]) is nn.Identity
+    torch.testing.assert_close(model(IMAGES), wanted, rtol=1e-4, atol=1e-5)
