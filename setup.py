@@ -107,6 +107,7 @@ setup(
             "wraparound": IS_DEBUG,
             "initializedcheck": IS_DEBUG,
             "cdivision": True,
+            "binding": False,  # what functions written in Python have beside a call: the stubs tell the signatures
             "auto_pickle": False,  # no kernel is pickled; the refusals are a tenth of _core
             "freethreading_compatible": True,
         },
