@@ -92,9 +92,12 @@ def keep_parts(
     kvs: tuple[KeyValue, ...],
     plan: Sequence[PlannedTensor],
     part_of: Sequence[int],
-    count: int,
 ) -> list[OutputPart]:
-    """The parts of llama-quantize's `keep_split`: those of the input, where `part_of` tells the part of each tensor."""
+    """The parts of llama-quantize's `keep_split`: those of the input, where `part_of` tells the part of each tensor.
+
+    Parts at the end of which no tensor remains are left out.
+    """
+    count = max(part_of, default=0) + 1
     parts: list[list[PlannedTensor]] = [[] for _ in range(count)]
     for planned, number in zip(plan, part_of, strict=True):
         parts[number].append(planned)

@@ -211,7 +211,7 @@ def quantize_model(
         inputs = (*model.paths, *((matrix.path,) if matrix is not None and matrix.path else ()))
         if keep_split and isinstance(container, GGUFModel):
             part_of = [container.part_of(old_name) for old_name, _ in named]
-            parts = keep_parts(target, kvs, plan, part_of, len(container.parts))
+            parts = keep_parts(target, kvs, plan, part_of)
         elif limits is not None:
             parts = make_parts(target, kvs, limits.cut(plan))
         else:

@@ -11,7 +11,7 @@ from quantcore.errors import FileFormatError, InvalidTypeError, InvalidValueErro
 from quantcore.gguf import open_gguf
 from tests.support import gguf_split, llama_client
 from tests.support.make_golden_splits import CASES, MAX_TENSORS, PATH
-from tests.support.model_files import normal, write_model
+from tests.support.model_files import contents, normal, write_model
 from tests.support.quantize_cases import SOURCES, digest
 
 needs_xllamacpp = pytest.mark.skipif(not llama_client.is_installed("xllamacpp"), reason="needs xllamacpp")
@@ -125,6 +125,20 @@ def test_a_dry_run_writes_nothing(source, tmp_path):
     report = split_model(source, tmp_path / "out", max_size=100_000, dry_run=True)
     assert sum(part.n_tensors for part in report.parts) == 75 and parts_of(tmp_path / "out") == []
     assert sum(part.n_bytes for part in report.parts) == 276 * 1024
+
+
+def test_parts_at_the_end_without_tensors_are_left_out(tmp_path):
+    matrices = [(f"blk.{i}.attn_q.weight", normal(2, 32, seed=i)) for i in range(4)]
+    path = write_model(tmp_path / "in.gguf", *matrices)
+    split_model(path, tmp_path / "in", max_tensors=1)
+    first = tmp_path / "in-00001-of-00004.gguf"
+    quantize_model(first, tmp_path / "out", "Q8_0", keep_split=True, prune_layers=[2, 3])
+    quantize_model(first, tmp_path / "one", "Q8_0", keep_split=True, prune_layers=[1, 2, 3])
+    assert [part.name for part in parts_of(tmp_path / "out")] == ["out-00001-of-00002.gguf", "out-00002-of-00002.gguf"]
+    assert [part.name for part in parts_of(tmp_path / "one")] == ["one-00001-of-00001.gguf"]
+    merge_model(tmp_path / "out-00001-of-00002.gguf", tmp_path / "merged.gguf")
+    quantize_model(path, tmp_path / "whole.gguf", "Q8_0", prune_layers=[2, 3])
+    assert contents(tmp_path / "merged.gguf") == contents(tmp_path / "whole.gguf")
 
 
 def test_refusals(source, tmp_path):
