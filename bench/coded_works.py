@@ -10,7 +10,7 @@ from bench.work import Call, Work
 from quantcore import _kernels
 from quantcore._base import parallel
 from quantcore._base.arrays import ELEMENT_TYPES
-from quantcore.models.code_tables import CODES
+from quantcore.models.code_tables import CODES, CodeType
 
 BLOCK = 128
 OUTPUTS = {"F32": np.float32, "BF16": np.uint16}
@@ -33,7 +33,7 @@ def coded_works(n_elements: int) -> Iterator[Work]:
                 n_elements,
                 codes.nbytes + scales.nbytes + out.nbytes,
                 lambda n, code=code, codes=codes, scales=scales, spread=spread, out=out, dtype=dtype: (
-                    lambda: _decode(codes, code.bits, code.table, scales, spread, out, dtype, n)
+                    lambda: _decode(codes, code, scales, spread, out, dtype, n)
                 ),
                 _torch_peers(codes, scales.reshape(spread[-2:]), dtype) if name == "F8_E4M3" else {},
                 {"F32": "float32", "BF16": "bfloat16"}[dtype],
@@ -42,8 +42,7 @@ def coded_works(n_elements: int) -> Iterator[Work]:
 
 def _decode(
     codes: np.ndarray,
-    bits: int,
-    table: np.ndarray,
+    code: CodeType,
     scales: np.ndarray,
     spread: tuple[int, ...],
     out: np.ndarray,
@@ -52,7 +51,7 @@ def _decode(
 ) -> int:
     layout = ROW, *spread
     kernel = _kernels.DequantizeCodes(
-        codes, bits, table, scales, layout, 0, 0, out.view(np.uint8), ELEMENT_TYPES[dtype]
+        codes, code.bits, code.widening, code.table, scales, layout, 0, 0, out.view(np.uint8), ELEMENT_TYPES[dtype]
     )
     return parallel.run(kernel, out.size, out.itemsize, n_threads)
 

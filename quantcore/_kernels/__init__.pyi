@@ -83,6 +83,7 @@ class DequantizeCodes(Kernel):
         self,
         codes: NDArray[np.uint8],
         bits: int,
+        widening: int,
         table: _Floats,
         scales: _Sums,
         layout: tuple[int, int, int, int, int, int],

@@ -189,6 +189,7 @@ ctypedef void (*ScalesDequantize)(
 # even one.
 ctypedef struct ScaledCodes:
     int bits
+    int widening  # of codes of 8 bits
     const float* table
     const double* scales
     int64_t columns

@@ -158,8 +158,9 @@ class ScaledDecoder(Decoder):
             spread.columns, spread.rows, spread.row_block, spread.column_block, spread.scale_rows, spread.scale_columns
         )  # fmt: skip
         kernel = _kernels.DequantizeCodes(
-            codes, bits, self._code.table, scales, layout, start, first_scale_row, target, ELEMENT_TYPES[self.dtype]
-        )
+            codes, bits, self._code.widening, self._code.table, scales, layout, start, first_scale_row, target,
+            ELEMENT_TYPES[self.dtype],
+        )  # fmt: skip
         parallel.run(kernel, n + skipped, self.itemsize, 1)
         if skipped:
             out[:] = target[self.itemsize :]

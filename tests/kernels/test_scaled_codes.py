@@ -44,6 +44,7 @@ def decoded(codes, kind, scales, layout, first, size, dtype, n_threads=1):
     kernel = _kernels.DequantizeCodes(
         codes.reshape(-1)[first * bits // 8 :],
         bits,
+        CODES[kind].widening,
         table,
         np.ascontiguousarray(scales.reshape(-1, layout[5])[scale_row:]),
         layout,
@@ -143,6 +144,16 @@ def test_values_of_codes_are_those_of_ml_dtypes(kind, genuine):
     assert np.array_equal(table, expected, equal_nan=True)
     if kind in VALUES:
         assert np.array_equal(table, values_of(np.arange(table.size), kind).astype(np.float32), equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_code_is_the_value_of_the_table_to_the_last_bit(kind):
+    table = CODES[kind].table
+    codes = np.arange(table.size, dtype=np.uint8)
+    if CODES[kind].bits == 4:
+        codes = codes[::2] | codes[1::2] << 4
+    values = decoded(codes, kind, np.ones(1), (table.size, 1, 1, table.size, 1, 1), 0, table.size, "F32")
+    assert np.array_equal(values.view(np.uint32), table.view(np.uint32))
 
 
 @pytest.mark.parametrize(

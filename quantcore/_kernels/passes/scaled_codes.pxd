@@ -1,10 +1,15 @@
 # scaled_codes.pxd: codes of 8 or 4 bits, each of them a value of a table, times a scale that a rectangle of a matrix
 # shares: x = table[code] * scale, rounded once to the type of the result. Values of a table have 8 significant bits at
 # most.
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from quantcore._kernels.common.bits cimport MAGNITUDE, bits_of, float_of
-from quantcore._kernels.common.floats cimport FLOAT16
+from quantcore._kernels.common.floats cimport FLOAT16, TILE
+
+cdef extern from "halves.h":
+    enum:
+        QUANTCORE_WIDENS_HALVES
+    void quantcore_widen_halves(const uint16_t* half, int64_t n, float* x) noexcept nogil
 
 cdef union FloatPair:
     float values[2]
@@ -27,10 +32,49 @@ cdef inline bint is_short(double scale) noexcept nogil:
     return pun.bits << (11 + SHORT_BITS) == 0 and -SHORT_EXPONENT <= exponent <= SHORT_EXPONENT
 
 
-cdef inline void look_up_bytes(const uint8_t* codes, int64_t n, const float* table, float* x) noexcept nogil:
+# How bytes become values without a look-up each, where the table is that of these.
+cdef enum Widening:
+    BY_TABLE = 0
+    AS_E4M3 = 1
+    AS_E5M2 = 2
+    AS_INTEGERS = 3
+
+
+cdef inline void widen_small_floats(
+    const uint8_t* codes, int64_t n, int shift, uint16_t largest, float factor, float* x
+) noexcept nogil:
+    """Up to TILE values of a sign, an exponent and a mantissa, by way of halves.
+
+    `shift` moves a magnitude to where a half has it, `factor` makes up for the other bias. Magnitudes above `largest`
+    are NaN.
+    """
+    cdef uint16_t halves[TILE]
+    cdef uint16_t magnitude
     cdef int64_t j
     for j in range(n):
-        x[j] = table[codes[j]]
+        magnitude = codes[j] & 0x7F
+        halves[j] = <uint16_t> (0x7E00 if magnitude > largest else (codes[j] & 0x80) << 8 | magnitude << shift)
+    quantcore_widen_halves(halves, n, x)
+    if factor != 1:
+        for j in range(n):
+            x[j] *= factor
+
+
+cdef inline void widen_bytes(
+    const uint8_t* codes, int64_t n, int widening, const float* table, float* x
+) noexcept nogil:
+    """Up to TILE values of codes of 8 bits."""
+    cdef int64_t j
+    if widening == AS_INTEGERS:
+        for j in range(n):
+            x[j] = <int8_t> codes[j]
+    elif widening == AS_E4M3 and QUANTCORE_WIDENS_HALVES:
+        widen_small_floats(codes, n, 7, 0x7E, 256, x)
+    elif widening == AS_E5M2 and QUANTCORE_WIDENS_HALVES:
+        widen_small_floats(codes, n, 8, 0x7C, 1, x)
+    else:
+        for j in range(n):
+            x[j] = table[codes[j]]
 
 
 cdef inline void look_up_nibbles(const uint8_t* codes, int64_t n, const uint64_t* pairs, float* x) noexcept nogil:
@@ -41,8 +85,7 @@ cdef inline void look_up_nibbles(const uint8_t* codes, int64_t n, const uint64_t
         x_pairs[j] = pairs[codes[j]]
 
 
-cdef inline void scale_run(const float* x, int64_t n, double scale, float* y) noexcept nogil:
-    """y = x * scale, rounded once to float32."""
+cdef inline void scale_some(const float* x, int64_t n, double scale, float* y) noexcept nogil:
     cdef int64_t j
     cdef float narrow = <float> scale
     if <double> narrow == scale:
@@ -51,6 +94,16 @@ cdef inline void scale_run(const float* x, int64_t n, double scale, float* y) no
     else:
         for j in range(n):
             y[j] = <float> (<double> x[j] * scale)
+
+
+cdef inline void scale_run(const float* x, int64_t n, double scale, float* y) noexcept nogil:
+    """y = x * scale, rounded once to float32. The usual short runs have loops of a known length."""
+    if n == 16:
+        scale_some(x, 16, scale, y)
+    elif n == 32:
+        scale_some(x, 32, scale, y)
+    else:
+        scale_some(x, n, scale, y)
 
 
 cdef inline void scale_run_to_odd(const float* x, int64_t n, double scale, float* y) noexcept nogil:

@@ -5,11 +5,11 @@ from quantcore._kernels.common.floats cimport FLOAT32, TILE, size_of, store_tile
 from quantcore._kernels.passes.scaled_codes cimport (
     FloatPair,
     is_short,
-    look_up_bytes,
     look_up_nibbles,
     may_be_ties,
     scale_run,
     scale_run_to_odd,
+    widen_bytes,
 )
 from quantcore._kernels.table cimport ScaledCodes
 
@@ -27,17 +27,18 @@ cdef inline bint scale_tile(
     const ScaledCodes* coded, int64_t first, const float* x, int64_t n, float* y, bint to_odd
 ) noexcept nogil:
     """Multiply n values, from element `first` on, by their scales; whether all products are exact in float32."""
-    cdef int64_t row = first // coded.columns, column = first % coded.columns, done = 0, scale_row, run
+    cdef int64_t row = first // coded.columns, column = first % coded.columns, done = 0, scale_row, run, block, left
     cdef const double* scales
     cdef double scale
     cdef bint is_exact = True
     while done < n:
         scale_row = row // coded.rows * coded.scale_rows + row % coded.rows // coded.row_block
         scales = coded.scales + (scale_row - coded.first_scale_row) * coded.scale_columns
+        block = column // coded.column_block
+        left = coded.column_block - column % coded.column_block
         while done < n and column < coded.columns:
-            run = min(coded.column_block - column % coded.column_block, coded.columns - column)
-            run = min(run, n - done)
-            scale = scales[column // coded.column_block]
+            run = min(min(left, coded.columns - column), n - done)
+            scale = scales[block]
             if to_odd:
                 scale_run_to_odd(x + done, run, scale, y + done)
             else:
@@ -45,6 +46,8 @@ cdef inline bint scale_tile(
                 is_exact = is_exact and is_short(scale)
             done += run
             column += run
+            block += 1
+            left = coded.column_block
         row += 1
         column = 0
     return is_exact
@@ -66,7 +69,7 @@ cdef void codes_dequantize(
             # A last half of a byte is looked up as a whole one; TILE is even, so there is room for it.
             look_up_nibbles(codes + start // 2, count + (count & 1), pairs, looked_up)
         else:
-            look_up_bytes(codes + start, count, coded.table, looked_up)
+            widen_bytes(codes + start, count, coded.widening, coded.table, looked_up)
         y = <float*> values + start if dtype == FLOAT32 else staged
         if not scale_tile(coded, first + start, looked_up, count, y, False) and dtype != FLOAT32:
             if may_be_ties(staged, count, dtype):

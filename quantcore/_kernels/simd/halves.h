@@ -8,6 +8,9 @@
 
 #if defined(__F16C__)
 #include <immintrin.h>
+enum { QUANTCORE_WIDENS_HALVES = 1 }; /* by an instruction */
+#else
+enum { QUANTCORE_WIDENS_HALVES = 0 };
 #endif
 
 static inline float quantcore_float_of(uint32_t bits) {
