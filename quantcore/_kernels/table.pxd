@@ -2,7 +2,7 @@
 # no allocation, no checks; they return the first invalid block, or -1.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from quantcore._kernels.passes.histogram cimport Grid, Histogram
+from quantcore._kernels.passes.histogram cimport N_BINS, Grid, Histogram
 
 cdef extern from "candidates.h":
     ctypedef struct LevelSet "quantcore_level_set":
@@ -263,10 +263,11 @@ ctypedef int64_t (*ColumnsFloor)(
 
 # Histograms (histogram.pxd) of a channel, or of columns whose grids contain all values; -1: a value is not finite, and
 # the histograms are invalid. `slots` has room for SLOT_ROWS rows of SLOT_COLUMNS columns, as many as are counted
-# together.
+# together, and for a table of each column.
 cdef enum:
     SLOT_ROWS = 512
     SLOT_COLUMNS = 512
+    MOST_SLOTS = SLOT_COLUMNS * (SLOT_ROWS + N_BINS)
 
 ctypedef int64_t (*CountChannel)(
     const uint8_t* values, int dtype, int64_t outer, int64_t distance, int64_t inner, Histogram* histogram

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from quantcore import _kernels
 from quantcore._base import arguments, parallel
-from quantcore._base.arrays import Floats
+from quantcore._base.arrays import Floats, bytes_of
 from quantcore._base.text import brief
 from quantcore.affine import passes
 from quantcore.affine.sharing import Sharing
@@ -19,7 +19,7 @@ from quantcore.errors import InvalidStateError, InvalidTypeError, InvalidValueEr
 
 N_BINS = _kernels.HISTOGRAM_BINS
 _MOST_IN_32_BITS = (1 << 32) - 1
-_TABLES_TOGETHER = 16  # as the kernel counts columns
+_TABLES_TOGETHER, _COLUMNS_TOGETHER = 8, 512  # as the kernel counts columns
 _MOST_TOGETHER = 1 << 26  # values that are counted before Ctrl-C is answered, a tenth of a second
 _TOGETHER = 256  # channels that are unpacked at the same time
 
@@ -95,18 +95,33 @@ class Histograms:
         result = self if self.runs is None else self._unpacked()
         result._make_room(totals)
         result.totals = None
-        places = source.raw, source.element_type, sharing.outer, sharing.inner
-        kernel: _kernels.Kernel
         if sharing.is_in_columns:
-            unit = _columns_together(self.n_channels, n_values, n_threads)
-            kernel = _kernels.CountColumns(*places, passes.keys_of(bounds), result.grids, result.counts)
+            bad = result._count_columns(source, sharing, passes.keys_of(bounds), n_threads)
         else:
-            unit, kernel = 1, _kernels.CountRuns(*places, result.grids, result.counts)
-        bad = parallel.run(kernel, self.n_channels, n_values * source.itemsize, n_threads, unit=unit)
+            places = source.raw, source.element_type, sharing.outer, sharing.inner
+            kernel = _kernels.CountRuns(*places, result.grids, result.counts)
+            bad = parallel.run(kernel, self.n_channels, n_values * source.itemsize, n_threads, unit=1)
         if bad >= 0:  # it was finite a moment ago
             raise InvalidValueError(f"{name}: changed while it was read")
         result.totals = totals
         return result
+
+    def _count_columns(self, source: Floats, sharing: Sharing, keys: NDArray[np.int32], n_threads: int | None) -> int:
+        """Count rows with short runs of each channel, as wide a part of them as possible, some rows after the other."""
+        inner = sharing.inner
+        wanted = min(self.n_channels // parallel.count_threads(n_threads), _COLUMNS_TOGETHER // inner)
+        unit = max(1, wanted // _TABLES_TOGETHER) * _TABLES_TOGETHER
+        n_rows = max(1, _MOST_TOGETHER // (unit * inner))
+        values = bytes_of(source.raw)
+        row_bytes = self.n_channels * inner * source.itemsize
+        for start in range(0, sharing.outer, n_rows):
+            n = min(n_rows, sharing.outer - start)
+            rows = values[start * row_bytes : (start + n) * row_bytes]
+            kernel = _kernels.CountColumns(rows, source.element_type, n, inner, keys, self.grids, self.counts)
+            bad = parallel.run(kernel, self.n_channels, n * inner * source.itemsize, n_threads, unit=unit)
+            if bad >= 0:
+                return bad
+        return -1
 
     def observe_channels(self, sources: Sequence[Floats], name: str, n_threads: int | None) -> "Histograms":
         """The histograms with a batch of which the channels, none of them empty, hold different numbers of values."""
@@ -259,12 +274,6 @@ class Histograms:
             raise InvalidValueError(f"{name}.counts: nothing is counted in the bins of its extremes")
         self.grids[channel] = (exponent, first, *passes.keys_of(np.concatenate(bounds)))
         return counts
-
-
-def _columns_together(n_channels: int, n_values: int, n_threads: int | None) -> int:
-    """The channels of columns that a thread counts together: many, so that it reads rows in long runs."""
-    wanted = min(n_channels // parallel.count_threads(n_threads), _MOST_TOGETHER // n_values)
-    return max(1, wanted // _TABLES_TOGETHER) * _TABLES_TOGETHER
 
 
 def _count_dtype(n_channels: int, totals: Totals) -> np.dtype[Any]:

@@ -16,6 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from quantcore import Calibrator, InvalidTypeError, InvalidValueError
+from quantcore.calibration import histograms
 from tests.support import reference_calibration as reference
 
 F32 = np.float32
@@ -309,3 +310,15 @@ def test_hostile_channels_are_refused_by_name(case):
 def test_hostile_lists_of_channels_are_refused(channels):
     with pytest.raises((InvalidValueError, InvalidTypeError), match="channels"):
         Calibrator.from_dict(with_channels(channels))
+
+
+@pytest.mark.parametrize("most", [1 << 26, 1 << 20])
+def test_long_columns_equal_each_column_alone(most, monkeypatch, rng):
+    """Rows are counted in parts, in tables of 16 bits, which are added up before a bin has too many values for them."""
+    monkeypatch.setattr(histograms, "_MOST_TOGETHER", most)
+    values = rng.standard_normal((150_000, 11)).astype(np.float32)
+    values[:, 3] = 1.0
+    values[:, 9] *= 1e20
+    together = observed(values[:1000], values, axis=1)
+    for channel, state in enumerate(channels_of(together)):
+        assert [state] == channels_of(observed(values[:1000, channel], values[:, channel])), channel

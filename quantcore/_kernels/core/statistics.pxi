@@ -17,7 +17,7 @@ from quantcore._kernels.passes.histogram cimport (
     move,
     widened,
 )
-from quantcore._kernels.table cimport SLOT_COLUMNS, SLOT_ROWS, ClipJob
+from quantcore._kernels.table cimport MOST_SLOTS, SLOT_COLUMNS, ClipJob
 
 cdef enum:
     MANY_VALUES = 1 << 17  # values per channel from which clearing and adding up several tables pays off
@@ -202,7 +202,7 @@ cdef class CountColumns(Kernel):
 
     def run(self, int64_t most):
         """Process chunks until none are left, or `most` are done."""
-        cdef uint16_t* slots = <uint16_t*> malloc(SLOT_ROWS * SLOT_COLUMNS * sizeof(uint16_t))
+        cdef uint16_t* slots = <uint16_t*> malloc(MOST_SLOTS * sizeof(uint16_t))
         if slots == NULL:
             raise MemoryError
         try:

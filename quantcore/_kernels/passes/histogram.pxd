@@ -14,10 +14,17 @@ cdef enum:
     N_BINS = 4096
     N_TABLES = 4  # counted into in turn, so that consecutive equal values do not wait for each other
     SMALLEST_EXPONENT = -126
-    TABLES_TOGETHER = 16  # of columns that are counted in turn, so that each value goes to another table
+    TABLES_TOGETHER = 8  # of columns that are counted in turn, so that each value goes to another table
+    MOST_IN_16_BITS = 65535
+    LONG_COLUMN = 4 * N_BINS  # values of a channel for which it pays off to count in 16 bits first
     MOST_COUNTED = 1 << 30  # values in one Histogram, so that no count overflows
 
 ctypedef fused Count:
+    uint32_t
+    uint64_t
+
+ctypedef fused Tally:
+    uint16_t
     uint32_t
     uint64_t
 
@@ -238,19 +245,32 @@ cdef inline uint32_t slots_of(
 
 
 cdef inline void add_slots(
-    Count* counts, const uint16_t* slots, int64_t n_rows, int64_t stride, int64_t n_channels, int64_t inner
+    Tally* counts, const uint16_t* slots, int64_t n_rows, int64_t stride, int64_t n_channels, int64_t inner,
+    const uint8_t* ahead, int64_t distance,
 ) noexcept nogil:
-    """Count the slots of `inner` columns of each of up to TABLES_TOGETHER channels; `stride` is that of the rows."""
+    """Count the slots of `inner` columns of each of up to TABLES_TOGETHER channels; `stride` is that of the rows.
+
+    `ahead`: part of the next rows, which is prefetched meanwhile, in steps of `distance` bytes.
+    """
     cdef int64_t _row, c, i
     if n_channels == TABLES_TOGETHER and inner == 1:
         for _row in range(n_rows):
-            for c in range(0, TABLES_TOGETHER, 8):
-                for i in range(8):  # the longest loop that gcc unrolls completely with our flags
-                    counts[(c + i) * N_BINS + slots[c + i]] += 1
+            __builtin_prefetch(ahead)
+            for i in range(TABLES_TOGETHER):  # the longest loop that gcc unrolls completely with our flags
+                counts[i * N_BINS + slots[i]] += 1
             slots += stride
+            ahead += distance
         return
     for _row in range(n_rows):
         for c in range(n_channels):
             for i in range(inner):
                 counts[c * N_BINS + slots[c * inner + i]] += 1
         slots += stride
+
+
+cdef inline void add_tables(uint16_t* tables, int64_t n, Count* counts) noexcept nogil:
+    """Add n counts to those of all rows, and clear them."""
+    cdef int64_t i
+    for i in range(n):
+        counts[i] += tables[i]
+        tables[i] = 0
