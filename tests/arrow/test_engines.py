@@ -1,6 +1,7 @@
 """The recipes of docs/data_pipelines.md: every engine gives the bytes that NumPy gives."""
 
 import functools
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -103,6 +104,37 @@ def test_ray(ray, table, vectors, params):
     found = ray.data.from_arrow(table).map_batches(codes, batch_format="pyarrow", batch_size=70).take_all()
     rows = sorted(found, key=lambda row: row["id"])
     assert np.array_equal(np.array([row["codes"] for row in rows], np.uint8), quantize_with_params(vectors, params))
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    sql = pytest.importorskip("pyspark.sql")
+    if shutil.which("java") is None:
+        pytest.skip("needs Java")
+    builder = sql.SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
+    builder = builder.config("spark.local.dir", str(tmp_path_factory.mktemp("spark")))
+    session = builder.config("spark.sql.execution.arrow.maxRecordsPerBatch", 70).getOrCreate()
+    yield session
+    session.stop()
+
+
+@pytest.mark.may_skip
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_spark(spark, vectors):
+    params = Calibrator.min_max(axis=1).partial_fit(vectors).compute().params  # Spark has no unsigned bytes
+    work = functools.partial(qa.quantize_table, columns={"embedding": params})
+
+    def plain_codes(batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            column = work(batch)["embedding"].storage.cast(pa.list_(pa.int8()))
+            yield pa.record_batch({"id": batch["id"], "codes": column})
+
+    rows = [(i, vector.tolist()) for i, vector in enumerate(vectors)]
+    frame = spark.createDataFrame(rows, "id bigint, embedding array<float>")
+    found = frame.mapInArrow(plain_codes, "id bigint, codes array<tinyint>").collect()
+    codes = np.array([row.codes for row in sorted(found, key=lambda row: row.id)])
+    assert np.array_equal(codes, quantize_with_params(vectors, params))
 
 
 @pytest.mark.slow
