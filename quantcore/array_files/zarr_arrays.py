@@ -95,6 +95,9 @@ def open_zarr(path: Path, label: str, root_name: str) -> Iterator[tuple[ChunkedA
         raise missing_extra(f"{label}: a zarr array or group", "zarr", error) from None
     is_folder = path.is_dir()
     places = in_folder(path, label) if is_folder else in_archive(path, label)
+    if not places:
+        yield ()  # a store that nothing has been read from cannot be closed
+        return
     with refusals(label):
         store = LocalStore(path, read_only=True) if is_folder else ZipStore(path, mode="r")
 

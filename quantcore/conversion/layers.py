@@ -40,17 +40,20 @@ def renumber(names: list[str], pruned: frozenset[int]) -> tuple[list[str | None]
     if not kept:
         raise InvalidValueError("prune_layers: no layer of the model remains")
     numbers: dict[int, int] = {}
+    given: set[int] = set()
+    first = min(pruned)
     following = 0
     for layer in kept:
         # Layers before the first that is left out keep their numbers.
-        number = layer if layer < min(pruned) else following
+        number = layer if layer < first else following
         following = number + 1
-        if number in numbers.values():
+        if number in given:
             raise InvalidValueError(
                 f"prune_layers: layer {layer} would be numbered {number} as another is; the model's layers are not in "
                 "the order of their numbers"
             )
         numbers[layer] = number
+        given.add(number)
     renamed = [
         name if name not in matches else _rename(name, matches[name], numbers.get(int(matches[name][1])))
         for name in names

@@ -4,6 +4,7 @@ A filter sees a chunk, but not the array's fill value. When it decodes, it knows
 its configuration, the other in the chunk's bytes.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -22,6 +23,8 @@ from quantcore.zarr.metadata import AFFINE, BLOCK, check_dtype, configured
 
 __all__ = ["AffineFilter", "BlockFilter"]
 
+_FLOAT = re.compile("[<>|=]?f[248]")
+
 
 class _Filter(Codec):
     """What both filters share."""
@@ -37,7 +40,10 @@ class _Filter(Codec):
     @classmethod
     def _restored(cls, kind: Any, config: Mapping[str, Any]) -> Self:
         made = cls.__new__(cls)
-        made._dtype = _check_dtype(cls.codec_id, config.get("dtype"))
+        dtype = config.get("dtype")
+        if not isinstance(dtype, str) or not _FLOAT.fullmatch(dtype):  # NumPy builds whatever else a text describes
+            raise InvalidTypeError(f"{cls.codec_id}: dtype: expected a float such as '<f4', got {brief(dtype)}")
+        made._dtype = _check_dtype(cls.codec_id, dtype)
         rest = {name: value for name, value in config.items() if name not in ("id", "dtype")}
         made._chunks = configured(cls.codec_id, kind, rest)
         return made
@@ -161,7 +167,7 @@ class BlockFilter(_Filter):
 def _check_dtype(name: str, dtype: Any) -> np.dtype[Any]:
     try:
         found: np.dtype[Any] = np.dtype(dtype if dtype is not None else object)
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):
         raise InvalidTypeError(f"{name}: dtype: expected a dtype, got {brief(dtype)}") from None
     check_dtype(name, found)
     return found

@@ -346,8 +346,9 @@ def test_archives_that_are_damaged(v3, tmp_path):
 
 def test_folders_without_floats(tmp_path):
     zarr.create_group(tmp_path / "g.zarr")
-    with pytest.raises(InvalidValueError, match="no arrays to calibrate on in 1 files"):
-        calibrate_files([tmp_path / "g.zarr"], Calibrator.min_max())
+    for path in (tmp_path / "g.zarr", zipped(tmp_path / "g.zarr")):
+        with pytest.raises(InvalidValueError, match="no arrays to calibrate on in 1 files"):
+            calibrate_files([path], Calibrator.min_max())
     write(tmp_path / "scalar.zarr", np.float32(1), ())
     with pytest.raises(InvalidValueError, match=r"scalar\.zarr: shape \(\) has no values"):
         calibrate_files([tmp_path / "scalar.zarr"], Calibrator.min_max())

@@ -312,13 +312,14 @@ def test_hostile_lists_of_channels_are_refused(channels):
         Calibrator.from_dict(with_channels(channels))
 
 
+@pytest.mark.parametrize("shape", [(150_000, 11), (40_000, 5, 3)])
 @pytest.mark.parametrize("most", [1 << 26, 1 << 20])
-def test_long_columns_equal_each_column_alone(most, monkeypatch, rng):
+def test_long_columns_equal_each_column_alone(most, shape, monkeypatch, rng):
     """Rows are counted in parts, in tables of 16 bits, which are added up before a bin has too many values for them."""
     monkeypatch.setattr(histograms, "_MOST_TOGETHER", most)
-    values = rng.standard_normal((150_000, 11)).astype(np.float32)
+    values = rng.standard_normal(shape).astype(np.float32)
     values[:, 3] = 1.0
-    values[:, 9] *= 1e20
+    values[:, -1] *= 1e20
     together = observed(values[:1000], values, axis=1)
     for channel, state in enumerate(channels_of(together)):
         assert [state] == channels_of(observed(values[:1000, channel], values[:, channel])), channel

@@ -122,13 +122,15 @@ def test_what_is_refused():
         filter.decode(bytes(data))
     with pytest.raises(InvalidValueError, match=r"quantcore.block: chunk: 33 bytes are not whole blocks in Q8_0"):
         qz.BlockFilter("Q8_0").decode(bytes(33))
-    for dtype in ("i4", "no dtype", None, "O"):
+    for dtype in ("i4", "no dtype", None, "O", "f4,(", {"names": ["a"]}, "\ud800"):
         with pytest.raises(InvalidTypeError, match="dtype: expected"):
             qz.AffineFilter(dtype=dtype)
 
 
 @pytest.mark.parametrize(
-    "change", [{"version": 2}, {"bits": 99}, {"dtype": "|O"}, {"dtype": None}, {"dtype": 3}, {"mode": "x"}, {"more": 1}]
+    "change",
+    [{"version": 2}, {"bits": 99}, {"mode": "x"}, {"more": 1}]
+    + [{"dtype": x} for x in ("|O", None, 3, "f4,(", "2)f4", "9" * 5000, {"names": ["a"]}, ["<f4"], "\ud800", "<f4\n")],
 )
 def test_metadata_that_is_hostile(change, tmp_path):
     path = tmp_path / "a.zarr"
