@@ -1,5 +1,25 @@
 # What is public, for type checkers; at run time __init__.py imports each name when it is first asked for.
 
+from quantcore import (
+    affine as affine,
+    analysis as analysis,
+    array_files as array_files,
+    blockwise as blockwise,
+    calibration as calibration,
+    cli as cli,
+    conversion as conversion,
+    demo as demo,
+    embeddings as embeddings,
+    errors as errors,
+    files as files,
+    ggml as ggml,
+    gguf as gguf,
+    mixed_precision as mixed_precision,
+    models as models,
+    qat as qat,
+    report as report,
+    safetensors as safetensors,
+)
 from quantcore._base.parallel import get_num_threads as get_num_threads, set_num_threads as set_num_threads
 from quantcore.affine import (
     QuantGranularity as QuantGranularity,

@@ -276,10 +276,11 @@ def test_dir_shows_the_public_names_and_the_wings():
     assert set(dir(quantcore)) == set(quantcore.__all__) | wings | {"__version__"}
 
 
-def test_stub_has_the_public_names_of_the_same_modules():
+def test_stub_has_the_wings_and_the_public_names_of_the_same_modules():
     stub = ast.parse((ROOT / "__init__.pyi").read_text())
     imported = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
-    assert {alias.name: node.module for node in imported for alias in node.names} == quantcore._HOMES
+    modules = {alias.name: node.module for node in imported for alias in node.names}
+    assert modules == quantcore._HOMES | dict.fromkeys(quantcore._WINGS, "quantcore")
     assert all(alias.asname == alias.name for node in imported for alias in node.names)  # what makes it public
     assert [node.name for node in stub.body if isinstance(node, ast.FunctionDef)] == ["isa"]
     assert set(quantcore.__all__) == {"isa", *quantcore._HOMES}

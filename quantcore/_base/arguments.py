@@ -12,8 +12,9 @@ import numpy as np
 from quantcore._base.text import brief
 from quantcore.errors import InvalidTypeError, InvalidValueError
 
+MOST_DIMENSIONS = 64
+"""The limit of an array of NumPy."""
 _MOST_ELEMENTS = (1 << 60) - 1  # NumPy can still count the bytes of so many elements of 8 bytes
-_MOST_DIMENSIONS = 64
 _F32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -124,13 +125,13 @@ def state(mapping: Any, form: str, version: int) -> Mapping[str, Any]:
 def shape(value: Any, name: str = "shape") -> tuple[int, ...]:
     """A shape of at least one dimension."""
     try:
-        extents = tuple(itertools.islice(value, _MOST_DIMENSIONS + 1))
+        extents = tuple(itertools.islice(value, MOST_DIMENSIONS + 1))
     except Exception:  # whatever the object's own code raises
         raise InvalidTypeError(f"{name}: expected a tuple of integers, got {brief(value)}") from None
     if not extents:
         raise InvalidValueError(f"{name}: must have at least one dimension, got ()")
-    if len(extents) > _MOST_DIMENSIONS:
-        raise InvalidValueError(f"{name}: expected at most {_MOST_DIMENSIONS} dimensions, got {brief(extents)}")
+    if len(extents) > MOST_DIMENSIONS:
+        raise InvalidValueError(f"{name}: expected at most {MOST_DIMENSIONS} dimensions, got {brief(extents)}")
     extents = tuple(integer(extent, name, 0, _MOST_ELEMENTS) for extent in extents)
     size = 1
     for extent in extents:

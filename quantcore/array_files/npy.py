@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from quantcore._base.arguments import MOST_DIMENSIONS
 from quantcore._base.text import brief, printable
 from quantcore.errors import FileFormatError
 
 MAGIC = b"\x93NUMPY"
 _LENGTHS = {(1, 0): "<H", (2, 0): "<I"}
 _MOST_HEADER_BYTES = 10_000
-_MOST_DIMENSIONS = 64
 _FLOAT = re.compile("[<>]f[248]")
 _OTHER = re.compile(r"[<>|](?:[biu][1248]|c8|c16|[SU]\d{1,6})")  # plain, and no floats
 
@@ -82,8 +82,8 @@ def read_header(read: Callable[[int, int], bytes | bytearray], size: int, label:
     shape = header["shape"]
     if not isinstance(shape, tuple) or not all(type(n) is int and 0 <= n < 1 << 63 for n in shape):
         raise FileFormatError(f"{label}: shape: expected a tuple of non-negative integers, got {brief(shape, 60)}")
-    if len(shape) > _MOST_DIMENSIONS:
-        raise FileFormatError(f"{label}: shape: {len(shape)} dimensions, the limit is {_MOST_DIMENSIONS}")
+    if len(shape) > MOST_DIMENSIONS:
+        raise FileFormatError(f"{label}: shape: {len(shape)} dimensions, the limit is {MOST_DIMENSIONS}")
     stop = start + length + prod(shape) * dtype.itemsize
     if stop != size:
         raise FileFormatError(

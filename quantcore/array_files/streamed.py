@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcore._base.arguments import MOST_DIMENSIONS
 from quantcore._base.arrays import widen_bfloat16
 from quantcore.array_files.slabs import BoxSlab, ChannelSlab
 from quantcore.array_files.stored import FileArray
@@ -14,7 +15,6 @@ from quantcore.errors import InvalidTypeError, InvalidValueError
 from quantcore.files.streaming import Progress, stream
 
 SLAB_BYTES = 1 << 23
-_MOST_DIMENSIONS = 64  # of an array of NumPy
 
 
 def check_array(array: FileArray, axis: int | None) -> np.dtype[Any]:
@@ -31,9 +31,9 @@ def check_array(array: FileArray, axis: int | None) -> np.dtype[Any]:
             "--exclude (exclude=) leaves an array out"
         )
     shape = array.shape
-    if axis is not None and len(shape) > _MOST_DIMENSIONS:
+    if axis is not None and len(shape) > MOST_DIMENSIONS:
         raise InvalidValueError(
-            f"{array.label}: has {len(shape)} dimensions, the limit with an axis is {_MOST_DIMENSIONS}"
+            f"{array.label}: has {len(shape)} dimensions, the limit with an axis is {MOST_DIMENSIONS}"
         )
     if not shape or 0 in shape:
         raise InvalidValueError(

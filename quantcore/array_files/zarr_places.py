@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from quantcore._base.text import brief, printable
+from quantcore.array_files.npz import is_zip
 from quantcore.errors import FileFormatError, QuantcoreError
 from quantcore.files.disk import InputFile
 from quantcore.files.kinds import ZARR_NAMES
@@ -17,7 +18,6 @@ MOST_CHUNK_BYTES = 1 << 31
 """The limit of a chunk, which is decoded as a whole."""
 _V3, _V2_ARRAY, _V2_GROUP = ZARR_NAMES
 _MOST_METADATA_BYTES = 100_000_000
-_ZIP_HEADS = (b"PK\x03\x04", b"PK\x05\x06")
 
 
 def is_zarr(path: Path) -> bool:
@@ -27,7 +27,7 @@ def is_zarr(path: Path) -> bool:
     if not path.is_file():
         return False
     with InputFile(path) as file:
-        if bytes(file.read(0, min(4, file.size))) not in _ZIP_HEADS:
+        if not is_zip(bytes(file.read(0, min(4, file.size)))):
             return False
     try:
         with zipfile.ZipFile(path) as archive:

@@ -18,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcore._base.arguments import MOST_DIMENSIONS
 from quantcore._base.text import brief
 from quantcore.affine import (
     QuantGranularity,
@@ -31,12 +32,11 @@ from quantcore.affine import (
 from quantcore.affine.from_extremes import calibrate
 from quantcore.affine.params import check_bits, check_granularity, check_mode, check_params, code_dtype, code_range
 from quantcore.errors import FileFormatError, InvalidValueError
+from quantcore.zarr.kernel_calls import ONE_THREAD, decoded_dtype
 from quantcore.zarr.metadata import VERSION, check_fields
 
 _HEAD = struct.Struct("<4B")
-_MOST_DIMENSIONS = 64
 _ORDER = "low_first"
-_ONE_THREAD = 1  # zarr and Dask run several chunks at the same time
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class AffineChunks:
         part = values[tuple(slice(n) for n in coded)]
         params = self.params
         if part.size and params is None:
-            params = calibrate(part, self.granularity, self.bits, self.mode, True, _ONE_THREAD)
+            params = calibrate(part, self.granularity, self.bits, self.mode, True, ONE_THREAD)
         head = [_HEAD.pack(VERSION, is_fortran, values.ndim, 0), np.array(coded, "<u8").tobytes()]
         if params is None or not part.size:
             return np.frombuffer(b"".join(head), np.uint8)
@@ -107,9 +107,9 @@ class AffineChunks:
         data[:start] = np.frombuffer(b"".join(head), np.uint8)
         if self.bits > 4:
             codes = data[start:].view(params.code_dtype).reshape(part.shape)
-            quantize_with_params(part, params, n_threads=_ONE_THREAD, out=codes)
+            quantize_with_params(part, params, n_threads=ONE_THREAD, out=codes)
         else:
-            data[start:] = pack_nibbles(quantize_with_params(part, params, n_threads=_ONE_THREAD), _ORDER)
+            data[start:] = pack_nibbles(quantize_with_params(part, params, n_threads=ONE_THREAD), _ORDER)
         return data
 
     def decode(
@@ -146,9 +146,9 @@ class AffineChunks:
         codes = data[position:]
         if self.bits <= 4:
             codes = unpack_nibbles(codes, size, _ORDER, signed=code == np.int8)
-        native = dtype.newbyteorder("=")
-        narrow = native if native.itemsize <= 4 else np.dtype(np.float32)
-        values = dequantize_with_params(codes.view(code).reshape(coded), params, dtype=narrow, n_threads=_ONE_THREAD)
+        values = dequantize_with_params(
+            codes.view(code).reshape(coded), params, dtype=decoded_dtype(dtype), n_threads=ONE_THREAD
+        )
         if coded != shape:
             whole = np.full(shape, fill_value, dtype)
             whole[tuple(slice(n) for n in coded)] = values
@@ -222,7 +222,7 @@ def _read_head(data: NDArray[np.uint8]) -> tuple[bool, tuple[int, ...], int]:
     if data.size < _HEAD.size:
         raise FileFormatError(f"chunk: its head takes {_HEAD.size} bytes, got {data.size}")
     version, order, n_dims, zero = _HEAD.unpack(data[: _HEAD.size].tobytes())
-    if version != VERSION or order > 1 or zero or not 1 <= n_dims <= _MOST_DIMENSIONS:
+    if version != VERSION or order > 1 or zero or not 1 <= n_dims <= MOST_DIMENSIONS:
         raise FileFormatError(f"chunk: its head {(version, order, n_dims, zero)} is unknown")
     end: int = _HEAD.size + 8 * n_dims
     if data.size < end:

@@ -18,10 +18,10 @@ from quantcore.blockwise import BLOCK_SIZE, Quantized4Bit, dequantize_4bit, quan
 from quantcore.blockwise.codebooks import check_block_size
 from quantcore.errors import FileFormatError, InvalidTypeError, InvalidValueError
 from quantcore.ggml import GGUFQuantType, formats
+from quantcore.zarr.kernel_calls import ONE_THREAD, decoded_dtype
 from quantcore.zarr.metadata import VERSION, check_fields
 
 FOUR_BIT = ("int4", "nf4", "fp4")
-_ONE_THREAD = 1
 _F4 = np.dtype("<f4")
 
 
@@ -77,8 +77,8 @@ class BlockChunks:
         """The bytes of a chunk."""
         self.check_shape(values.shape)
         if not self.is_four_bit:
-            return formats.quantize(values, self.format, n_threads=_ONE_THREAD).reshape(-1)
-        found = quantize_4bit(values, block_size=self.block_size, quant_type=self.format, n_threads=_ONE_THREAD)
+            return formats.quantize(values, self.format, n_threads=ONE_THREAD).reshape(-1)
+        found = quantize_4bit(values, block_size=self.block_size, quant_type=self.format, n_threads=ONE_THREAD)
         return np.concatenate([np.frombuffer(found.scales.astype(_F4).tobytes(), np.uint8), found.data])
 
     def decode(
@@ -92,15 +92,14 @@ class BlockChunks:
             raise FileFormatError(f"chunk: {data.size} bytes are not {wanted} in {self.format}")
         if shape is None:
             shape = (size,)
-        native = dtype.newbyteorder("=")
-        narrow = native if native.itemsize <= 4 else np.dtype(np.float32)
+        narrow = decoded_dtype(dtype)
         if not self.is_four_bit:
-            values = formats.dequantize(data, GGUFQuantType[self.format], dtype=narrow, n_threads=_ONE_THREAD)
+            values = formats.dequantize(data, GGUFQuantType[self.format], dtype=narrow, n_threads=ONE_THREAD)
         else:
             scales = np.frombuffer(data[: 4 * n_blocks].tobytes(), _F4).astype(np.float32)
             try:
                 record = Quantized4Bit(scales, data[4 * n_blocks :], (size,), self.block_size, self.format)
             except InvalidValueError as error:
                 raise FileFormatError(f"chunk: {error}") from None
-            values = dequantize_4bit(record, dtype=narrow, n_threads=_ONE_THREAD)
+            values = dequantize_4bit(record, dtype=narrow, n_threads=ONE_THREAD)
         return values.astype(dtype, copy=False).reshape(shape)
