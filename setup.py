@@ -40,7 +40,7 @@ FLAGS = [
     "-g0",
 ]
 # No copies of loops for other strides or without a condition, which few calls would run: a hundredth of the wheel.
-# Clang does not know these flags.
+# Compilers other than gcc do not know these flags.
 GCC_FLAGS = [
     "-fno-ipa-cp-clone",
     "-fno-loop-interchange",
@@ -73,15 +73,19 @@ class BuildKernels(build_ext):
                 left_out = ("--param", "-g", "-fno-asynchronous-unwind-tables")
                 kept = [flag for flag in ext.extra_compile_args if not flag.startswith(left_out)]
                 ext.extra_compile_args = [f"/clang:{flag}" for flag in kept]
-        elif not is_clang(self.compiler.compiler):
+        elif is_gcc(self.compiler.compiler):
             for ext in self.extensions:
                 ext.extra_compile_args += GCC_FLAGS
         super().build_extensions()
 
 
-def is_clang(command: list[str]) -> bool:
-    version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
-    return "clang" in version.stdout
+def is_gcc(command: list[str]) -> bool:
+    """Whether it says so; where there is no compiler, setuptools says that better."""
+    try:
+        version = subprocess.run([*command, "--version"], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return b"Free Software Foundation" in version.stdout  # in every language of the messages
 
 
 def extension(name: str, flags: list[str]) -> Extension:
