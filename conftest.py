@@ -14,7 +14,7 @@ import pytest
 _NEEDS = {
     "quantcore/arrow": "pyarrow",
     "quantcore/dask": "dask",
-    "quantcore/onnx.py": "onnxruntime",
+    "quantcore/onnx": "onnxruntime",
     "quantcore/torch": "torch",
     "quantcore/torch/layers_of_transformers.py": "transformers",
     "quantcore/zarr": "zarr",

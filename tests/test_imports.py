@@ -293,6 +293,16 @@ def test_kernel_stub_lists_what_the_kernels_export():
     assert named == set(importlib.import_module("quantcore._kernels").__all__)
 
 
+def test_what_conftest_leaves_out_is_there():
+    """Files that are only collected where an optional package is installed, under the names that they have now."""
+    checkout = Path(__file__).parents[1]
+    if not (checkout / "pyproject.toml").exists() or not (checkout / "quantcore").exists():
+        pytest.skip("needs the sources")
+    needs = re.search(r"^_NEEDS = (\{.*?\n\})", (checkout / "conftest.py").read_text(), re.DOTALL | re.MULTILINE)
+    assert needs is not None
+    assert [path for path in ast.literal_eval(needs[1]) if not (checkout / path).exists()] == []
+
+
 def test_every_package_is_installed():
     settings = Path(__file__).parents[1] / "pyproject.toml"
     if not settings.exists():
