@@ -195,9 +195,9 @@ def quantize_model(
         ]
         if image_model(values(ARCHITECTURE_KEY)):
             options = options.for_images()
+            said += tell_slow_types(planned.target for planned in plan)
         elif taken.is_converted and is_float:
             options = replace(options, keeps_ones=True)
-            said += tell_slow_types(planned.target for planned in plan)
         check_plan(plan, allow_requantize=allow_requantize)
         file_type_id = file_type.id if file_type else copied_file_type(model, [p.target for p in plan])
         set_last = (

@@ -44,8 +44,8 @@ quantcore.dequantize(quantcore.quantize(np.ones((1, 32), np.float32), "Q8_0"), "
 for _ in range(5):  # a busy machine may hear the signal when the call is nearly done
     out[:] = 0xAA
     start = time.monotonic()
-    signal.setitimer(signal.ITIMER_REAL, 0.01)  # early in a call of some tenths of a second
     try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)  # early in a call of some tenths of a second
         quantcore.{call}, n_threads={n_threads})
     except KeyboardInterrupt:
         duration = time.monotonic() - start
