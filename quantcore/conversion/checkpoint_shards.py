@@ -30,6 +30,7 @@ from quantcore.files.streaming import Progress
 from quantcore.models.checkpoint_config import read_config
 from quantcore.models.decoded_checkpoint import decode_checkpoint
 from quantcore.models.packed_weights import Job
+from quantcore.safetensors.folders import MAX_HEADER_BYTES
 from quantcore.safetensors.reader import Checkpoint, SafetensorsReader, open_checkpoint
 
 _REVISION = 1
@@ -83,8 +84,10 @@ def quantize_apart(
         outputs = plan_outputs(plan, options)
         if local_path(options.target) in outputs.shards:
             raise OutputFileError(f"{label(options.target)}: expected a folder; one file is written by one process")
-        target, layouts = Path(os.path.realpath(options.target)), dict(plan.layouts)
-        recipe = Recipe(os.path.abspath(source), str(target), code, layouts, _identity(opened, code, layouts))
+        target, layouts = Path(os.path.realpath(local_path(options.target))), dict(plan.layouts)
+        recipe = Recipe(
+            os.path.abspath(local_path(source)), str(target), code, layouts, _identity(opened, code, layouts)
+        )
         with create_folder(target), recipe.parts as parts:
             number_of = {path: number for number, path in enumerate(outputs.shards)}
             missing = [
@@ -152,17 +155,16 @@ def _identity(opened: Checkpoint, code: FourBitCode, layouts: dict[str, Layout])
         "code": astuple(code),
         "layouts": sorted((name, layout.value) for name, layout in layouts.items()),
         "config": read_config(opened.folder),
-        "files": [_describe(path) for path in opened.files],
+        "files": [_describe(path, is_shard=i < len(opened.shards)) for i, path in enumerate(opened.files)],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _describe(path: Path) -> list[Any]:
-    """What tells whether a file is still the same, without reading its tensors: name, size, time, and its head."""
+def _describe(path: Path, *, is_shard: bool) -> list[Any]:
+    """What tells whether a file is still the same: name, size, time, and its bytes, of a shard only the header."""
     with InputFile(path) as file:
-        status = os.stat(path)
         size = file.size
-        if path.suffix == ".safetensors" and size >= 8:
+        if is_shard and size >= 8:
             (length,) = struct.unpack("<Q", file.read(0, 8))
-            size = min(size, 8 + length)
-        return [path.name, status.st_size, status.st_mtime_ns, hashlib.sha256(file.read(0, size)).hexdigest()]
+            size = min(size, 8 + min(length, MAX_HEADER_BYTES))
+        return [path.name, file.size, file.modified_ns, hashlib.sha256(file.read(0, size)).hexdigest()]

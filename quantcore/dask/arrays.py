@@ -189,8 +189,8 @@ def _map(array: Any, work: Callable[..., Any], dtype: Any, last_chunks: tuple[in
 
 
 def _share(value: T) -> T | Any:
-    """An array or a record as a task of its own, so that it is not sent with every block."""
-    return None if value is None else dask.delayed(value, traverse=False)
+    """An array or a record as a task of its own, so that it is not sent with every block; equal ones have one name."""
+    return None if value is None else dask.delayed(value, traverse=False, pure=True)
 
 
 def _apply(block: NDArray[Any], work: Callable[..., Any], *arguments: Any, block_info: Any = None) -> Any:

@@ -1,6 +1,7 @@
 """Checkpoints of many shards on a cluster: every task quantizes one shard."""
 
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -75,7 +76,7 @@ def quantize_checkpoint(
     Dask gives the shard of a worker that died to another one, up to three times (`distributed.scheduler.
     allowed-failures`). What is quantized is decided once, in the calling process.
     """
-    if client is not None and not callable(getattr(client, "get", None)):
+    if client is not None and not _is_client(client):
         raise InvalidTypeError(f"client: expected a distributed.Client, got {brief(client)}")
     code = FourBitCode(quant_type, block_size, double_quant, quant_storage)
     check_compute_dtype(compute_dtype)
@@ -88,3 +89,9 @@ def quantize_checkpoint(
         dask.compute(*(write(shared, number, n_threads) for number in numbers), scheduler=client)
 
     return quantize_apart(source, options, code, patterns, compute_dtype, run)
+
+
+def _is_client(value: Any) -> bool:
+    """Whether it is a client; there is none where `distributed`, which Dask can do without, was not imported."""
+    distributed = sys.modules.get("distributed")
+    return distributed is not None and isinstance(value, distributed.Client)

@@ -13,7 +13,7 @@ from quantcore.files.paths import label, local_path, naming
 
 
 class InputFile:
-    """A regular file open for positioned reading; `size` is its size when it was opened."""
+    """A regular file open for positioned reading; `size` and `modified_ns` are those when it was opened."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = local_path(path)
@@ -27,6 +27,7 @@ class InputFile:
             self.close()
             raise
         self.size = status.st_size
+        self.modified_ns = status.st_mtime_ns
 
     def read_into(self, offset: int, buffer: Any) -> None:
         """Fill `buffer` with the bytes from `offset`; FileFormatError if the file ends first."""

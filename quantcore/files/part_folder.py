@@ -8,7 +8,6 @@ own plan. A part gets its name once it is complete and on the disk; what a kille
 import contextlib
 import os
 import re
-import shutil
 import stat
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from quantcore.files.temporaries import OutputBusyError, is_still
 _NAME = re.compile(r"\.quantcore-[0-9a-f]{32}\.parts")
 _LOCK = "lock"
 _WAIT_SECONDS = 0.1
+_MOST_ATTEMPTS = 10
 
 
 class PartFolder:
@@ -75,29 +75,58 @@ class PartFolder:
 
     def __enter__(self) -> Self:
         for other in self._others():
-            if (lock := _lock(other)) is not None:
+            try:
+                lock = _lock(other)
+            except OutputFileError:
+                raise
+            except OSError:  # it was removed meanwhile, or cannot be locked, and so nobody writes to it
+                continue
+            if lock is not None:
                 os.close(lock)
-        with contextlib.suppress(FileExistsError):
-            self.path.mkdir(0o700)
-        self._check()
-        lock = _lock(self.path)
-        self._lock = -1 if lock is None else lock
+        for attempt in range(1, _MOST_ATTEMPTS + 1):
+            try:
+                self._claim()
+                break
+            except FileNotFoundError:  # the call that had it is just removing it
+                if attempt == _MOST_ATTEMPTS:
+                    raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            settle((self._remove_others, self._remove, self._close))
-        else:
-            settle((self._remove_if_empty, self._close))
+        if kind is not None:
+            settle((self._remove_if_empty, self._close, self._remove_folder))
+        elif settle((self._remove_others, self._remove, self._close, self._remove_folder)):
+            raise KeyboardInterrupt
 
-    def _check(self) -> None:
+    def _claim(self) -> None:
+        """Make the folder unless it is there, and lock it; one that was made for nothing is removed."""
+        is_new = False
+        try:
+            with contextlib.suppress(FileExistsError):
+                self.path.mkdir(0o700)
+                is_new = True
+            self._check(is_new=is_new)
+            lock = _lock(self.path)
+            self._lock = -1 if lock is None else lock
+        except BaseException:
+            if is_new:
+                settle((self._remove_folder,))
+            raise
+
+    def _check(self, *, is_new: bool = False) -> None:
         status = os.lstat(self.path)
-        if not stat.S_ISDIR(status.st_mode) or not system.SYSTEM.is_private(status):
+        if stat.S_ISDIR(status.st_mode) and system.SYSTEM.is_private(status):
+            return
+        if is_new:
             raise OutputFileError(
-                f"{label(self.path)}: is not a folder of this user that nobody else can write; remove it to begin anew"
+                f"{label(self.path)}: was made for this user alone, and is not; this file system does not keep "
+                "permissions, choose a folder in another one"
             )
+        raise OutputFileError(
+            f"{label(self.path)}: is not a folder of this user that nobody else can write; remove it to begin anew"
+        )
 
     def _others(self) -> list[Path]:
         """Folders of other plans for the same output, as far as they are this user's."""
@@ -114,11 +143,18 @@ class PartFolder:
         for path in self._others():
             with contextlib.suppress(OSError):
                 if (lock := _lock(path)) is not None:
-                    shutil.rmtree(path, ignore_errors=True)
-                    os.close(lock)
+                    try:
+                        _empty(path)
+                    finally:
+                        os.close(lock)
+                    os.rmdir(path)
 
     def _remove(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        _empty(self.path)
+
+    def _remove_folder(self) -> None:
+        # Not while the lock is open: its name may stay until then on network file systems and Windows.
+        os.rmdir(self.path)
 
     def _remove_if_empty(self) -> None:
         if os.listdir(self.path) == [_LOCK]:
@@ -128,6 +164,13 @@ class PartFolder:
         descriptor, self._lock = self._lock, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def _empty(folder: Path) -> None:
+    """Remove all files of a locked folder, the lock last: until then nobody can take the rest for finished parts."""
+    for name in [*sorted(name for name in os.listdir(folder) if name != _LOCK), _LOCK]:
+        with contextlib.suppress(OSError):
+            os.unlink(folder / name)
 
 
 def _lock(folder: Path) -> int | None:

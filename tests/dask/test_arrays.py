@@ -73,6 +73,22 @@ def test_blocks_with_importance(per_expert, scheme, chunks, values, rng):
     check(lazy, qc.quantize(values, scheme, imatrix=weights))
 
 
+def test_equal_calls_have_equal_names(values):
+    array = da.from_array(values, chunks=(2, 5, 256))
+
+    def names() -> list[str]:
+        params = qc.calibrate_per_channel(values)
+        codes = quantize(array, params)
+        blocks = quantize(array, "Q4_0", imatrix=np.ones(512, np.float32))
+        return [codes.name, dequantize(codes, params).name, blocks.name]
+
+    assert names() == names()
+    assert (
+        quantize(array, qc.calibrate_per_channel(values)).name
+        != quantize(array, qc.calibrate_per_channel(values * 2)).name
+    )
+
+
 def test_a_wider_search(values):
     lazy = quantize(da.from_array(values, chunks=(2, 5, 256)), "Q4_0", effort="best")
     expected = qc.quantize(values, "Q4_0", effort="best")
