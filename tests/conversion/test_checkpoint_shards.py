@@ -4,6 +4,7 @@ The processes are calls of this one here, except where one has to be killed; `te
 """
 
 import errno
+import gc
 import json
 import os
 import shutil
@@ -344,6 +345,7 @@ CALLS = ("open", "pwrite", "fsync", "link", "replace", "unlink", "mkdir", "rmdir
 def test_interrupted_at_every_system_call(call, force, source, tmp_path, monkeypatch):
     """All files or none; and whatever was left, the next call finishes it."""
     wanted = expected(source, tmp_path)
+    gc.collect()
     n_stopped = 0
     for number in range(1, 400):
         target = tmp_path / str(number)
@@ -374,7 +376,7 @@ def test_interrupted_at_every_system_call(call, force, source, tmp_path, monkeyp
         is_over = count[0] < number
         found = {name: data for name, data in contents_of(target).items() if not name.startswith(".")}
         assert found in (before, wanted), number
-        assert len(os.listdir("/dev/fd")) == descriptors, number
+        assert len(os.listdir("/dev/fd")) <= descriptors, number  # what earlier tests left may be closed meanwhile
         convert(source, target, force=force or found == wanted)
         assert contents_of(target) == wanted, number
         shutil.rmtree(target)
