@@ -38,8 +38,8 @@ _NAMES = {
         evaluate_formats
     """,
     "errors": """
-        FileFormatError InvalidStateError InvalidTypeError InvalidValueError MissingExtraError OutputFileError
-        QuantcoreError
+        FileFormatError InvalidStateError InvalidTypeError InvalidValueError MissingExtraError OutputBusyError
+        OutputFileError QuantcoreError
     """,
     "ggml": """
         GGUF_BLOCK_SIZE IQ1_M IQ1_S IQ2_S IQ2_XS IQ2_XXS IQ3_S IQ3_XXS IQ4_NL IQ4_XS MXFP4 NVFP4 Q1_0 Q2_0 Q2_K

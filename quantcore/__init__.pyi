@@ -98,6 +98,7 @@ from quantcore.errors import (
     InvalidTypeError as InvalidTypeError,
     InvalidValueError as InvalidValueError,
     MissingExtraError as MissingExtraError,
+    OutputBusyError as OutputBusyError,
     OutputFileError as OutputFileError,
     QuantcoreError as QuantcoreError,
 )

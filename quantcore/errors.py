@@ -6,6 +6,7 @@ __all__ = [
     "InvalidTypeError",
     "InvalidValueError",
     "MissingExtraError",
+    "OutputBusyError",
     "OutputFileError",
     "QuantcoreError",
 ]
@@ -37,3 +38,7 @@ class MissingExtraError(QuantcoreError, ImportError):
 
 class OutputFileError(QuantcoreError, OSError):
     """An output file cannot be written: it exists already, is an input, or another process is writing it."""
+
+
+class OutputBusyError(OutputFileError):
+    """Another process is writing the same output file."""

@@ -21,14 +21,13 @@ from quantcore.files.paths import label, local_path, naming
 from quantcore.files.temporaries import (
     PARTIAL,
     REPLACED,
-    OutputBusyError,
     is_still,
     new_temporary,
     remove_stale,
     settle,
 )
 
-__all__ = ["InputFile", "OutputBusyError", "OutputFile", "OutputFiles", "check_output", "label", "local_path", "settle"]
+__all__ = ["InputFile", "OutputFile", "OutputFiles", "check_output", "label", "local_path", "settle"]
 
 _RUN_BYTES = 1 << 24
 Paths = Sequence[str | os.PathLike[str]]
@@ -53,7 +52,7 @@ class OutputFile:
     ------
     OutputFileError
         The file exists and `force` is false; it is one of the inputs, or not a regular file; its folder does not exist;
-        another process writes it.
+        another process writes it (OutputBusyError).
     """
 
     def __init__(self, path: str | os.PathLike[str], *, force: bool = False, inputs: Paths = ()) -> None:

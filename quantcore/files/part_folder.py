@@ -15,10 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from quantcore.errors import OutputFileError
+from quantcore.errors import OutputBusyError, OutputFileError
 from quantcore.files import system
 from quantcore.files.disk import OutputFile, label, settle
-from quantcore.files.temporaries import OutputBusyError, is_still
+from quantcore.files.temporaries import is_still
 
 _NAME = re.compile(r"\.quantcore-[0-9a-f]{32}\.parts")
 _LOCK = "lock"

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from quantcore.errors import OutputFileError
+from quantcore.errors import OutputBusyError
 from quantcore.files import system
 from quantcore.files.paths import label
 
@@ -24,10 +24,6 @@ REPLACED = ".replaced"
 """The suffix of an old output, kept until all new ones are in place."""
 _LONGEST_NAME = 255
 _RANDOM_BYTES = 16
-
-
-class OutputBusyError(OutputFileError):
-    """Another process is writing the same output."""
 
 
 def new_temporary(output: Path, suffix: str) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from quantcore.errors import OutputFileError
+from quantcore.errors import OutputBusyError, OutputFileError
 from quantcore.files import disk
 from quantcore.files.disk import OutputFile
 from tests.support.output_files import NEW, OLD, names, write
@@ -125,7 +125,7 @@ def test_a_file_that_somebody_has_locked_is_left_alone(tmp_path):
     (tmp_path / LEFT_OVER).write_bytes(OLD)
     with open(tmp_path / LEFT_OVER, "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(OutputFileError, match="another process is writing it"):
+        with pytest.raises(OutputBusyError, match="another process is writing it"):
             write(tmp_path / NAME)
     assert names(tmp_path) == {LEFT_OVER} and (tmp_path / LEFT_OVER).read_bytes() == OLD
 
