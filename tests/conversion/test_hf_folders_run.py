@@ -25,7 +25,7 @@ PROMPTS = [[1, 5, 9], [1, 40, 41, 42, 43, 44]]
 
 @pytest.mark.slow
 @needs_llama
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "bert"])
+@pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith("bert")])
 def test_every_architecture_runs(name, tmp_path):
     folder, out = make_model(name, tmp_path / "tiny"), tmp_path / "out.gguf"
     quantize_model(folder, out, "F32")
@@ -33,6 +33,19 @@ def test_every_architecture_runs(name, tmp_path):
     found = llama_client.next_token_logprobs(out, PROMPTS, size)
     assert found.shape == (2, size) and np.isfinite(found).all()
     assert np.abs(np.exp(found.astype(np.float64)).sum(axis=1) - 1).max() < 1e-3
+
+
+def test_a_classifier_that_llama_cpp_does_not_load_is_told(tmp_path):
+    said = {
+        name: [
+            notice
+            for notice in quantize_model(make_model(name, tmp_path / name), tmp_path / f"{name}.gguf", "F32").notices
+            if "id2label" in notice
+        ]
+        for name in ("bert classifier", "bert classifier of one label")
+    }
+    assert len(said["bert classifier"]) == 1 and said["bert classifier"][0].startswith("classifier.weight: llama.cpp ")
+    assert not said["bert classifier of one label"]
 
 
 @pytest.mark.slow

@@ -33,7 +33,14 @@ def _name_classifier(context: Context, tensor: StoredTensor) -> list[StoredTenso
     """The classifier's matrix gives the output where its outputs have names; llama.cpp takes it for a layer before that
     where they have none.
     """
-    if not tensor.name.startswith("classifier.") or not _labels(context):
+    if not tensor.name.startswith("classifier."):
+        return None
+    if not _labels(context):
+        if len(tensor.shape) == 2 and tensor.shape[0] != tensor.shape[1]:
+            context.notices.append(
+                f"{tensor.name}: llama.cpp does not load classifiers whose outputs have no names: give them as "
+                f"id2label in config.json"
+            )
         return None
     return [replace(tensor, name=tensor.name.replace("classifier.", "classifier.out_proj."))]
 
