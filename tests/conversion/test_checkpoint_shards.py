@@ -4,7 +4,6 @@ The processes are calls of this one here, except where one has to be killed; `te
 """
 
 import errno
-import gc
 import json
 import os
 import shutil
@@ -29,6 +28,7 @@ from quantcore.errors import FileFormatError, InvalidValueError, OutputFileError
 from quantcore.files import part_folder
 from quantcore.files.disk import OutputFile
 from quantcore.files.part_folder import PartFolder
+from tests.support.descriptors import open_descriptors
 from tests.support.sharded import contents_of, write_shards
 
 DOUBLE = {"double_quant": True, "quant_type": "nf4"}
@@ -345,7 +345,6 @@ CALLS = ("open", "pwrite", "fsync", "link", "replace", "unlink", "mkdir", "rmdir
 def test_interrupted_at_every_system_call(call, force, source, tmp_path, monkeypatch):
     """All files or none; and whatever was left, the next call finishes it."""
     wanted = expected(source, tmp_path)
-    gc.collect()
     n_stopped = 0
     for number in range(1, 400):
         target = tmp_path / str(number)
@@ -355,7 +354,7 @@ def test_interrupted_at_every_system_call(call, force, source, tmp_path, monkeyp
             before = dict.fromkeys(wanted, b"old")
             for name in before:
                 (target / name).write_bytes(b"old")
-        descriptors = len(os.listdir("/dev/fd"))
+        descriptors = open_descriptors()
         count, real = [0], getattr(os, call)
 
         def counting(
@@ -376,7 +375,7 @@ def test_interrupted_at_every_system_call(call, force, source, tmp_path, monkeyp
         is_over = count[0] < number
         found = {name: data for name, data in contents_of(target).items() if not name.startswith(".")}
         assert found in (before, wanted), number
-        assert len(os.listdir("/dev/fd")) <= descriptors, number  # what earlier tests left may be closed meanwhile
+        assert open_descriptors() <= descriptors, number
         convert(source, target, force=force or found == wanted)
         assert contents_of(target) == wanted, number
         shutil.rmtree(target)

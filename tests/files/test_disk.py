@@ -10,6 +10,7 @@ import pytest
 
 from quantcore.errors import FileFormatError, OutputFileError
 from quantcore.files.disk import InputFile, OutputFile, check_output, label
+from tests.support.descriptors import open_descriptors
 from tests.support.output_files import NEW, OLD, names, write
 
 # What is refused before anything is written
@@ -221,7 +222,7 @@ def test_input_that_shrinks_is_reported(tmp_path):
 @pytest.mark.parametrize("make", IRREGULAR.values(), ids=IRREGULAR)
 def test_input_that_is_no_regular_file_is_refused(make, tmp_path):
     path = make(tmp_path)
-    descriptors = os.listdir("/dev/fd")
+    descriptors = open_descriptors()
     with pytest.raises(FileFormatError, match="not a regular file"):
         InputFile(path)
-    assert os.listdir("/dev/fd") == descriptors
+    assert open_descriptors() <= descriptors
