@@ -27,9 +27,13 @@ unpack() { # ARCHITECTURE FOLDER PACKAGE...
 "$PYTHON" -m venv "$WORK/tools"
 install "$WORK/tools/bin/python" setuptools cython
 "$WORK/tools/bin/pip" install wheel ziglang==0.17.1
+# Debian's Python.h includes a header of the target's architecture; there it is the same.
+header=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_config_h_filename())')
+mkdir -p "$WORK/include/aarch64-linux-gnu/$(basename "$(dirname "$header")")"
+cp "$header" "$WORK/include/aarch64-linux-gnu/$(basename "$(dirname "$header")")"
 cat >"$WORK/cc" <<SH
 #!/bin/sh
-exec "$WORK/tools/bin/python" -m ziglang cc -target aarch64-linux-gnu.2.17 "\$@"
+exec "$WORK/tools/bin/python" -m ziglang cc -target aarch64-linux-gnu.2.17 -I"$WORK/include" "\$@"
 SH
 chmod +x "$WORK/cc"
 
