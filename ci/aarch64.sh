@@ -27,10 +27,19 @@ unpack() { # ARCHITECTURE FOLDER PACKAGE...
 "$PYTHON" -m venv "$WORK/tools"
 install "$WORK/tools/bin/python" setuptools cython
 "$WORK/tools/bin/pip" install wheel ziglang==0.17.1
-# Debian's Python.h includes a header of the target's architecture; there it is the same.
-header=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_config_h_filename())')
-mkdir -p "$WORK/include/aarch64-linux-gnu/$(basename "$(dirname "$header")")"
-cp "$header" "$WORK/include/aarch64-linux-gnu/$(basename "$(dirname "$header")")"
+# Debian's pyconfig.h includes that of the target's architecture, which has the same content.
+"$PYTHON" - "$WORK/include/aarch64-linux-gnu" <<'PY'
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+header = Path(sysconfig.get_config_h_filename())
+of_this_machine = header.parents[1] / str(sysconfig.get_config_var("MULTIARCH")) / header.parent.name / header.name
+target = Path(sys.argv[1]) / header.parent.name
+target.mkdir(parents=True)
+shutil.copy(of_this_machine if of_this_machine.exists() else header, target)
+PY
 cat >"$WORK/cc" <<SH
 #!/bin/sh
 exec "$WORK/tools/bin/python" -m ziglang cc -target aarch64-linux-gnu.2.17 -I"$WORK/include" "\$@"
