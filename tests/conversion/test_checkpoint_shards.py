@@ -28,7 +28,7 @@ from quantcore.errors import FileFormatError, InvalidValueError, OutputFileError
 from quantcore.files import part_folder
 from quantcore.files.disk import OutputFile
 from quantcore.files.part_folder import PartFolder
-from tests.support.descriptors import open_descriptors
+from tests.support.descriptors import none_opened_since, open_descriptors
 from tests.support.sharded import contents_of, write_shards
 
 DOUBLE = {"double_quant": True, "quant_type": "nf4"}
@@ -375,7 +375,7 @@ def test_interrupted_at_every_system_call(call, force, source, tmp_path, monkeyp
         is_over = count[0] < number
         found = {name: data for name, data in contents_of(target).items() if not name.startswith(".")}
         assert found in (before, wanted), number
-        assert open_descriptors() <= descriptors, number
+        assert none_opened_since(descriptors), number
         convert(source, target, force=force or found == wanted)
         assert contents_of(target) == wanted, number
         shutil.rmtree(target)

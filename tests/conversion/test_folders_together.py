@@ -20,7 +20,7 @@ from quantcore.conversion.to_bitsandbytes import quantize_checkpoint
 from quantcore.errors import OutputFileError
 from quantcore.files import disk
 from quantcore.safetensors.reader import INDEX_NAME
-from tests.support.descriptors import open_descriptors
+from tests.support.descriptors import none_opened_since, open_descriptors
 
 SHARDS = tuple(f"model-{i}-of-3.safetensors" for i in (1, 2, 3))
 NAMES = {*SHARDS, INDEX_NAME, "config.json"}
@@ -109,7 +109,7 @@ def test_interrupted_at_every_system_call(call, after, force, has_links, source,
         after_it = contents_of(folder)
         assert after_it == (written if is_over or (force and after_it == written) else before), number
         assert folder.exists() == bool(after_it)
-        assert open_descriptors() <= descriptors, number
+        assert none_opened_since(descriptors), number
         if is_over:
             break
     assert is_over and n_stopped == number - 1

@@ -10,7 +10,7 @@ import pytest
 
 from quantcore.errors import FileFormatError, OutputFileError
 from quantcore.files.disk import InputFile, OutputFile, check_output, label
-from tests.support.descriptors import open_descriptors
+from tests.support.descriptors import none_opened_since, open_descriptors
 from tests.support.output_files import NEW, OLD, names, write
 
 # What is refused before anything is written
@@ -225,4 +225,4 @@ def test_input_that_is_no_regular_file_is_refused(make, tmp_path):
     descriptors = open_descriptors()
     with pytest.raises(FileFormatError, match="not a regular file"):
         InputFile(path)
-    assert open_descriptors() <= descriptors
+    assert none_opened_since(descriptors)

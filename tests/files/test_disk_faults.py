@@ -19,7 +19,7 @@ import quantcore
 from quantcore.errors import OutputFileError
 from quantcore.files import disk
 from quantcore.files.disk import OutputFile
-from tests.support.descriptors import open_descriptors
+from tests.support.descriptors import none_opened_since, open_descriptors
 from tests.support.marks import slow_but_first
 from tests.support.output_files import NEW, OLD, names, write
 
@@ -47,7 +47,7 @@ def test_nothing_is_left_of_an_interrupted_output(error, force, tmp_path):
         raise error
     assert names(tmp_path) == ({"out.gguf"} if force else set())
     assert not force or path.read_bytes() == OLD
-    assert open_descriptors() <= descriptors
+    assert none_opened_since(descriptors)
 
 
 def test_old_output_is_there_until_the_new_one_is_complete(old):

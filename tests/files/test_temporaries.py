@@ -13,7 +13,7 @@ import pytest
 from quantcore.errors import OutputBusyError, OutputFileError
 from quantcore.files import disk
 from quantcore.files.disk import OutputFile
-from tests.support.descriptors import open_descriptors
+from tests.support.descriptors import none_opened_since, open_descriptors
 from tests.support.output_files import NEW, OLD, names, write
 
 NAME = "out.gguf"
@@ -26,7 +26,7 @@ def descriptors() -> Iterator[None]:
     """Whatever a test does, no descriptor stays open."""
     before = open_descriptors()
     yield
-    assert open_descriptors() <= before
+    assert none_opened_since(before)
 
 
 def failing(number: int, calls: list[object] | None = None) -> Callable[..., None]:
