@@ -13,8 +13,8 @@ from quantcore._base.arrays import ELEMENT_TYPES
 from quantcore.models.code_tables import CODES, CodeType
 
 BLOCK = 128
-OUTPUTS = {"F32": np.float32, "BF16": np.uint16}
-"""Dtypes of the decoded values, and an integer or float of that size."""
+OUTPUTS = {"F32": ("float32", np.float32), "BF16": ("bfloat16", np.uint16)}
+"""Of each dtype of the decoded values: its name elsewhere, and what NumPy has of that size."""
 
 
 def coded_works(n_elements: int) -> Iterator[Work]:
@@ -26,7 +26,7 @@ def coded_works(n_elements: int) -> Iterator[Work]:
         codes = rng.integers(0, 120, n_elements * code.bits // 8, np.uint8)  # of FP8, positive numbers
         spread = rows, row_block, column_block, -(-rows // row_block), ROW // column_block
         scales = rng.uniform(0.5, 2, spread[-2] * spread[-1])
-        for dtype, item in OUTPUTS.items():
+        for dtype, (title, item) in OUTPUTS.items():
             out = np.zeros(n_elements, item)
             yield Work(
                 f"{name} in blocks of {column_block} decode",
@@ -35,8 +35,8 @@ def coded_works(n_elements: int) -> Iterator[Work]:
                 lambda n, code=code, codes=codes, scales=scales, spread=spread, out=out, dtype=dtype: (
                     lambda: _decode(codes, code, scales, spread, out, dtype, n)
                 ),
-                _torch_peers(codes, scales.reshape(spread[-2:]), dtype) if name == "F8_E4M3" else {},
-                {"F32": "float32", "BF16": "bfloat16"}[dtype],
+                _torch_peers(codes, scales.reshape(spread[-2:]), title) if name == "F8_E4M3" else {},
+                title,
             )
 
 
@@ -62,7 +62,7 @@ def _torch_peers(codes: np.ndarray, scales: np.ndarray, dtype: str) -> dict[str,
         return {}
     import torch
 
-    target = {"F32": torch.float32, "BF16": torch.bfloat16}[dtype]
+    target = getattr(torch, dtype)
     values = torch.from_numpy(codes).view(torch.float8_e4m3fn).reshape(-1, ROW)
     spread = torch.from_numpy(scales).to(target).repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)[: len(values)]
 

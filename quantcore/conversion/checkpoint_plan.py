@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from quantcore.conversion.checkpoint_files import METADATA, create_folder, index_text, json_text
 from quantcore.conversion.checkpoint_rules import Layout
-from quantcore.conversion.companions import copy_into, find_companions
+from quantcore.conversion.companions import find_companions
 from quantcore.conversion.options import ConversionOptions
 from quantcore.conversion.outcome import ModelReport, TensorReport
 from quantcore.errors import OutputFileError
@@ -103,7 +103,7 @@ class CheckpointOutputs:
                 stack.enter_context(create_folder(folder))
             files = stack.enter_context(OutputFiles(force=self.force, inputs=self.inputs))
             for path, original in self.copies.items():
-                copy_into(original, files.open(path))
+                files.open(path).copy(original)
             for path in self.shards:
                 add_shard(files, path)
             # The last to be put in place: config.json and index never describe shards of another kind.

@@ -8,8 +8,6 @@ import os
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from quantcore.files.disk import InputFile, OutputFile
-
 COMPANIONS = (
     # tokenizers
     "tokenizer*.json", "*.model", "*.tiktoken", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json",
@@ -26,7 +24,6 @@ COMPANIONS = (
 """Names of files that are copied, as patterns of a shell."""
 COMPANION_FOLDERS = ("additional_chat_templates", "1_Pooling", "2_Dense", "2_Normalize", "3_Normalize")
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".gguf")
-_CHUNK = 1 << 22
 
 
 def find_companions(folder: Path) -> dict[str, Path]:
@@ -41,10 +38,3 @@ def find_companions(folder: Path) -> dict[str, Path]:
             if is_wanted and not name.endswith(_WEIGHTS) and path.is_file():
                 found[os.path.join(inside, name)] = path
     return found
-
-
-def copy_into(source: Path, output: OutputFile) -> None:
-    """Copy a file into an open output."""
-    with InputFile(source) as file:
-        for start in range(0, file.size, _CHUNK):
-            output.write(file.read(start, min(_CHUNK, file.size - start)))

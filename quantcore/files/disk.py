@@ -30,6 +30,7 @@ from quantcore.files.temporaries import (
 __all__ = ["InputFile", "OutputFile", "OutputFiles", "check_output", "label", "local_path", "settle"]
 
 _RUN_BYTES = 1 << 24
+_COPY_BYTES = 1 << 22
 Paths = Sequence[str | os.PathLike[str]]
 
 
@@ -90,9 +91,7 @@ class OutputFile:
         if os.path.exists(self.path) and os.path.samefile(self.path, finished):
             # An earlier run was stopped after it had put it in place. A file does not take the place of itself.
             self.open()
-            with InputFile(finished) as file:
-                for start in range(0, file.size, _RUN_BYTES):
-                    self.write(file.read(start, min(_RUN_BYTES, file.size - start)))
+            self.copy(finished)
             return
         try:
             with naming(self.path):
@@ -109,6 +108,12 @@ class OutputFile:
     def write(self, data: Any) -> None:
         """Write after the bytes that were written last."""
         self.write_at(self._run[1], data)
+
+    def copy(self, source: Path) -> None:
+        """Write what another file holds."""
+        with InputFile(source) as file:
+            for start in range(0, file.size, _COPY_BYTES):
+                self.write(file.read(start, min(_COPY_BYTES, file.size - start)))
 
     def write_at(self, offset: int, data: Any) -> None:
         """Write from this offset of the file on."""

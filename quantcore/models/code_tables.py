@@ -59,12 +59,14 @@ class CodeType:
     widening: int = 0
 
 
+_AS_E4M3, _AS_E5M2, _AS_INTEGERS = 1, 2, 3
+
 CODES: Mapping[str, CodeType] = {
-    "F8_E4M3": CodeType(8, _E4M3.astype(np.float32), 1),
-    "F8_E5M2": CodeType(8, _E5M2.astype(np.float32), 2),
+    "F8_E4M3": CodeType(8, _E4M3.astype(np.float32), _AS_E4M3),
+    "F8_E5M2": CodeType(8, _E5M2.astype(np.float32), _AS_E5M2),
     "F8_E4M3FNUZ": CodeType(8, _with(_minifloat(4, 3, 8), {0x80: _NAN}).astype(np.float32)),
     "F8_E5M2FNUZ": CodeType(8, _with(_minifloat(5, 2, 16), {0x80: _NAN}).astype(np.float32)),
-    "I8": CodeType(8, np.arange(256, dtype=np.uint8).view(np.int8).astype(np.float32), 3),
+    "I8": CodeType(8, np.arange(256, dtype=np.uint8).view(np.int8).astype(np.float32), _AS_INTEGERS),
     "E2M1": CodeType(4, _minifloat(2, 1, 1).astype(np.float32)),
 }
 """The codes of weights by the names of safetensors; E2M1 is the FP4 of MXFP4 and NVFP4, packed in U8."""
