@@ -5,10 +5,10 @@ import sys
 from typing import Any
 
 from quantcore._base.extras import missing_extra
-from quantcore._base.text import brief, printable
+from quantcore._base.text import brief, printable, shorten
 from quantcore.errors import InvalidTypeError, InvalidValueError
 
-__all__ = ["COLOURS", "import_matplotlib", "take_axes"]
+__all__ = ["COLOURS", "import_matplotlib", "plain", "take_axes"]
 
 COLOURS = ("#3f8fd2", "#e07b2a", "#3ba272", "#b660b0", "#d2525f", "#8f8f9c")
 
@@ -44,3 +44,8 @@ def take_axes(axes: Any, size: tuple[float, float] = (6.4, 3.6)) -> Any:
     if not isinstance(axes, Axes):
         raise InvalidTypeError(f"axes: expected matplotlib's Axes, got {brief(axes)}")
     return axes
+
+
+def plain(text: str, longest: int = 40) -> str:
+    """A name as a label: cut short, and not read as a formula, which matplotlib takes text between dollars for."""
+    return shorten(text, longest).replace("$", r"\$")

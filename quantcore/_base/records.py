@@ -1,10 +1,12 @@
-"""Frozen records: made without their checks, and pickled as a version and fields that are checked on the way back.
+"""Frozen records: made without their checks, shown for reading, and pickled as a version and fields that are checked
+on the way back.
 
 What holds quantized values is a `Quantized`, so that `quantcore.dequantize` knows it.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import fields
 from sys import getsizeof
 from typing import Any, TypeVar
 
@@ -12,7 +14,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from quantcore._base import arrays
-from quantcore._base.text import brief, rounded
+from quantcore._base.notebook import fields_table
+from quantcore._base.text import literal
 from quantcore.errors import InvalidValueError
 
 VERSION = 1
@@ -47,9 +50,26 @@ def describe(record: Any, *names: str) -> str:
     """A repr of some fields, with figures rounded for reading; an array is told by its dtype and shape, and a short one
     by its values.
     """
-    values = ((name, getattr(record, name)) for name in names)
-    texts = (f"{name}={brief(value) if isinstance(value, str) else rounded(value)}" for name, value in values)
+    texts = (f"{name}={literal(getattr(record, name))}" for name in names)
     return f"{type(record).__name__}({', '.join(texts)})"
+
+
+def shown(*more: str) -> Callable[[type[Record]], type[Record]]:
+    """A decorator of dataclasses and named tuples: their repr has rounded figures, and notebooks show a table of the
+    fields, and of the properties named here.
+    """
+
+    def decorate(cls: Any) -> Any:
+        names = cls._fields if issubclass(cls, tuple) else [f.name for f in fields(cls) if f.repr]
+
+        def values(record: Any) -> dict[str, Any]:
+            return {name: getattr(record, name) for name in (*names, *more)}
+
+        cls.__repr__ = lambda record: describe(record, *names)
+        cls._repr_html_ = lambda record: fields_table(cls.__name__, values(record))
+        return cls
+
+    return decorate
 
 
 def size_of(record: Any, *parts: Any) -> int:

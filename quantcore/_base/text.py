@@ -1,8 +1,10 @@
 """Text for people and for JSON: tables, sizes and values as the command line prints them."""
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
+from itertools import islice
+from typing import Any, cast
 
 import numpy as np
 
@@ -10,6 +12,7 @@ _WIDEST_CELL = 128  # the longest name that a GGUF file can hold is shown whole
 _LONGEST_QUOTE = 80
 _LONGEST_VALUE = 1000
 _MOST_SHOWN = 4  # numbers of an array
+_MOST_ITEMS = 8  # of a collection
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> str:
@@ -71,13 +74,32 @@ def brief(value: object, longest: int = 80) -> str:
 
 
 def rounded(value: object) -> str:
-    """A value for reading: floats with six significant digits, an array by its dtype and shape unless it is short."""
+    """A value for reading: floats with six significant digits, an array by its dtype and shape unless it is short, a
+    collection with its first items, a choice by its name.
+    """
     if isinstance(value, float | np.floating):
         return repr(float(f"{value:.6g}"))
     if isinstance(value, np.ndarray):
         few = value.ravel().tolist() if value.size <= _MOST_SHOWN else None
         return f"<{value.dtype} of shape {value.shape}>" if few is None else f"[{', '.join(map(rounded, few))}]"
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, Mapping):
+        return f"{{{_few((f'{literal(key)}: {literal(value[key])}' for key in value), len(value))}}}"
+    if type(value) in (tuple, list):
+        items = cast("Sequence[object]", value)
+        return f"({_few(map(literal, items), len(items))}{',' if len(items) == 1 else ''})"
     return value if isinstance(value, str) else brief(value, _LONGEST_VALUE)
+
+
+def literal(value: object) -> str:
+    """A value for reading as it stands in a repr: text in quotes and cut short, anything else rounded."""
+    return brief(value) if isinstance(value, str) else rounded(value)
+
+
+def _few(texts: Iterable[str], count: int) -> str:
+    shown = [cut_middle(text, _LONGEST_QUOTE) for text in islice(texts, _MOST_ITEMS)]
+    return ", ".join(shown if count <= _MOST_ITEMS else [*shown, f"... {count - _MOST_ITEMS} more"])
 
 
 def reason(error: BaseException) -> str:

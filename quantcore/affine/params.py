@@ -47,7 +47,7 @@ class QuantMode(Enum):
 _MODES = {mode.value: mode for mode in QuantMode}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class QuantGranularity:
     """Which elements share a scale. Use the constructors `per_tensor`, `per_channel` and `per_group`.
 
@@ -93,6 +93,10 @@ class QuantGranularity:
         if self.group_size is not None:
             return "per_group"
         return "per_tensor" if self.axis is None else "per_channel"
+
+    def __repr__(self) -> str:
+        parts = (self.axis, self.group_size)
+        return f"QuantGranularity.{self.name}({', '.join(str(part) for part in parts if part is not None)})"
 
     def sharing(self, shape: tuple[int, ...]) -> Sharing:
         """How an array of this shape is divided among scales."""
@@ -261,7 +265,7 @@ class QuantParams:
         return reduce(self, *(getattr(self, f.name) for f in fields(self)))
 
     def __repr__(self) -> str:
-        return describe(self, *(f.name for f in fields(self)))
+        return describe(self, *(f.name for f in fields(self) if f.name != "offsets" or self.offsets is not None))
 
     def __sizeof__(self) -> int:
         return size_of(self, *(getattr(self, f.name) for f in fields(self) if f.name in _ARRAYS))

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from quantcore._base import arguments
-from quantcore._base.notebook import fields_table, rows_table
-from quantcore._base.records import describe
+from quantcore._base.notebook import rows_table
+from quantcore._base.records import shown
 from quantcore._base.text import brief, json_value, markdown_table, printable, table
 from quantcore.errors import InvalidTypeError, InvalidValueError
 
@@ -20,6 +20,7 @@ _NUMBERS = (1, 2, 5, 6, 7, 8, 9)
 _MOST_INDENT = 80
 
 
+@shown("bits_per_weight", "quality_score")
 @dataclass(frozen=True, slots=True, repr=False)
 class QuantBenchmarkResult:
     """The error and the size of one array in one format.
@@ -75,13 +76,6 @@ class QuantBenchmarkResult:
         bit.
         """
         return self.sqnr_db / self.bits_per_weight
-
-    def __repr__(self) -> str:
-        return describe(self, *asdict(self))
-
-    def _repr_html_(self) -> str:
-        figures = {"bits_per_weight": self.bits_per_weight, "quality_score": self.quality_score}
-        return fields_table("Benchmark", asdict(self) | figures)
 
 
 class BenchmarkSuite:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from quantcore._base.plotting import COLOURS, take_axes
+from quantcore._base.plotting import COLOURS, plain, take_axes
 
 __all__ = ["draw_suite"]
 
@@ -18,7 +18,7 @@ def draw_suite(axes: Any, points: Mapping[str, Sequence[tuple[float, float]]]) -
     for i, (kind, pairs) in enumerate(points.items()):
         axes.plot(
             *np.array(pairs).T, _MARKERS[i % len(_MARKERS)], color=COLOURS[i % len(COLOURS)], markersize=4, alpha=0.7,
-            label=kind,
+            label=plain(kind),
         )  # fmt: skip
     axes.set_xlabel("bits per weight, scales included")
     axes.set_ylabel("SQNR in dB")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from quantcore._base import arguments
 from quantcore._base.parallel import count_threads
+from quantcore._base.records import shown
 from quantcore._base.text import brief, markdown_table, table
 from quantcore.affine.params import QuantGranularity
 from quantcore.affine.tensor import dequantize_tensor, quantize_tensor
@@ -39,7 +40,8 @@ SPEED_FORMATS = tuple(_WAYS)
 """What `run_speed_benchmark` measures: `BLOCK_FORMATS`, and int8 codes with a scale per tensor and per channel."""
 
 
-@dataclass(frozen=True, slots=True)
+@shown()
+@dataclass(frozen=True, slots=True, repr=False)
 class SpeedResult:
     """The speed of one format.
 

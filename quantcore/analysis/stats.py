@@ -1,16 +1,16 @@
 """The statistics of an error, and how they follow from sums."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from quantcore._base import arguments
-from quantcore._base.notebook import fields_table
-from quantcore._base.records import describe
+from quantcore._base.records import shown
 from quantcore.errors import InvalidValueError
 
 __all__ = ["QuantErrorStats"]
 
 
+@shown("rmse")
 @dataclass(frozen=True, slots=True, repr=False)
 class QuantErrorStats:
     """How far a reconstruction y is from its original x.
@@ -56,12 +56,6 @@ class QuantErrorStats:
     def rmse(self) -> float:
         """Square root of `mse`."""
         return math.sqrt(self.mse)
-
-    def __repr__(self) -> str:
-        return describe(self, *asdict(self))
-
-    def _repr_html_(self) -> str:
-        return fields_table("Quantization error", asdict(self) | {"rmse": self.rmse})
 
 
 def decibels(signal: float, noise: float) -> float:

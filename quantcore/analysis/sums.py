@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from quantcore import _kernels
 from quantcore._base import arguments, arrays, parallel
 from quantcore._base.arrays import Floats
+from quantcore._base.records import shown
 from quantcore.affine import passes
 from quantcore.affine.params import QuantParams, check_params
 from quantcore.analysis.stats import QuantErrorStats, cosine, decibels
@@ -29,7 +30,8 @@ _N_SUMS = 7
 _SIGNAL = 0  # the index of the sum of squares of x in a kernel's row of sums
 
 
-@dataclass(slots=True)
+@shown()
+@dataclass(slots=True, repr=False)
 class ErrorSums:
     """Sums over pairs of original x and reconstruction y, added array by array.
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from quantcore._base import arguments, arrays
+from quantcore._base.records import shown
 from quantcore.affine.from_extremes import calibrate_per_channel, calibrate_per_tensor, params_within
 from quantcore.affine.params import QuantGranularity, QuantMode, QuantParams, check_mode, check_params, code_range
 from quantcore.analysis.benchmarks import run_benchmark
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 
+@shown()
 class ScaleSensitivity(NamedTuple):
     """The mean squared error before and after a change of all scales.
 
@@ -45,6 +47,7 @@ class ScaleSensitivity(NamedTuple):
     sensitivity: float
 
 
+@shown()
 class BitWidthComparison(NamedTuple):
     """The mean squared errors of symmetric per-tensor quantization to 4 and to 8 bits.
 
@@ -60,6 +63,7 @@ class BitWidthComparison(NamedTuple):
     improvement: float
 
 
+@shown()
 class OutlierImpact(NamedTuple):
     """The mean squared error with and without the largest magnitudes in the range.
 
@@ -78,6 +82,7 @@ class OutlierImpact(NamedTuple):
     outlier_impact: float
 
 
+@shown()
 class BitWidthDegradation(NamedTuple):
     """The error at a number of bits.
 

@@ -8,7 +8,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import prod
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcore._base.arrays import ELEMENT_TYPES, STORAGE_DTYPES
+from quantcore._base.records import shown
 from quantcore.array_files import npy
 from quantcore.array_files.members import read_each_run
 from quantcore.array_files.npz import NpzFile, is_zip
@@ -34,7 +35,8 @@ VALUES = "values"
 """The name of the only array of a .npy file."""
 
 
-@dataclass(frozen=True, slots=True)
+@shown()
+@dataclass(frozen=True, slots=True, repr=False)
 class StoredArray:
     """An array in a file that is open.
 
@@ -64,9 +66,9 @@ class StoredArray:
     dtype: np.dtype[Any] | None
     dtype_name: str
     is_fortran: bool
-    read_into: Callable[[int, Any], None]
-    read_runs: Callable[[int, int, int, Any], None]
-    most_runs: int | None = None
+    read_into: Callable[[int, Any], None] = field(repr=False)
+    read_runs: Callable[[int, int, int, Any], None] = field(repr=False)
+    most_runs: int | None = field(default=None, repr=False)
 
     @property
     def nbytes(self) -> int:

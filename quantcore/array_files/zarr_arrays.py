@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 
 from quantcore._base import arguments
 from quantcore._base.extras import missing_extra
+from quantcore._base.records import shown
 from quantcore._base.text import brief
 from quantcore.array_files.slabs import WIDE_SLAB_BYTES, BoxSlab, boxes
 from quantcore.array_files.zarr_places import MOST_CHUNK_BYTES, in_archive, in_folder, label_of, refusals
 from quantcore.errors import FileFormatError
 
 
-@dataclass(frozen=True, slots=True)
+@shown()
+@dataclass(frozen=True, slots=True, repr=False)
 class ChunkedArray:
     """An array in chunks; the attributes are those of `StoredArray`.
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from quantcore._base import arguments, arrays
 from quantcore._base.notebook import fields_table, rows_table
-from quantcore._base.records import describe, reduce, size_of
-from quantcore._base.text import brief
+from quantcore._base.records import reduce, size_of
+from quantcore._base.text import brief, rounded
 from quantcore.affine.from_extremes import params_within
 from quantcore.affine.params import QuantGranularity, QuantMode, QuantParams, check_params, code_range
 from quantcore.errors import InvalidTypeError, InvalidValueError
@@ -124,10 +124,11 @@ class CalibrationResult:
         return reduce(self, *(getattr(self, f.name) for f in fields(self)))
 
     def __repr__(self) -> str:
-        return describe(self, *(f.name for f in fields(self)))
+        figures = ", ".join(f"{name}={rounded(getattr(self, name))}" for name in _FIGURES)
+        return f"CalibrationResult({figures}, {self._codes()})"
 
     def _repr_html_(self) -> str:
-        codes = f"{self.method}, {self.params.bits} bits {self.params.mode.value}"
+        codes = self._codes()
         offsets = {} if self.offset is None else {"offset": self.offset}
         figures = {name: getattr(self, name) for name in _FIGURES} | offsets
         if self.params.granularity.axis is None:
@@ -137,6 +138,9 @@ class CalibrationResult:
         rows = ((channel, *(figure[channel] for figure in figures.values())) for channel in range(n_channels))
         title = f"Calibration: {codes}, {n_channels} channels of axis {self.params.granularity.axis}"
         return rows_table(title, head, rows, n_channels, right=range(len(head)))
+
+    def _codes(self) -> str:
+        return f"{self.method}, {self.params.bits} bits {self.params.mode.value}"
 
     def __sizeof__(self) -> int:
         return size_of(self, *(getattr(self, f.name) for f in fields(self)))

@@ -4,12 +4,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from quantcore._base.notebook import rows_table
+from quantcore._base.records import shown
 from quantcore._base.text import bytes_text
 
 __all__ = ["ModelReport", "TensorReport"]
 
 
-@dataclass(frozen=True, slots=True)
+@shown()
+@dataclass(frozen=True, slots=True, repr=False)
 class TensorReport:
     """The conversion of one tensor; `rule` says what decided its type, where that is more than the type requested."""
 

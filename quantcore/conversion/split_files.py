@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from quantcore._base.notebook import rows_table
+from quantcore._base.records import shown
+from quantcore._base.text import bytes_text
 from quantcore.conversion.gguf_pipeline import OutputPart, PlannedTensor, copy_slab, write_model
 from quantcore.conversion.image_models import image_model
 from quantcore.conversion.metadata import set_keys
@@ -26,7 +29,8 @@ __all__ = ["PartReport", "SplitReport", "merge_model", "split_model"]
 DEFAULT_MAX_TENSORS = 128
 
 
-@dataclass(frozen=True, slots=True)
+@shown()
+@dataclass(frozen=True, slots=True, repr=False)
 class PartReport:
     """A file that was written: its path, and the number and bytes of its tensors."""
 
@@ -35,12 +39,19 @@ class PartReport:
     n_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class SplitReport:
     """The files that were written, in order, and notices for the user."""
 
     parts: tuple[PartReport, ...]
     notices: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"SplitReport({len(self.parts)} parts, {bytes_text(sum(part.n_bytes for part in self.parts))})"
+
+    def _repr_html_(self) -> str:
+        rows = ((part.path, part.n_tensors, bytes_text(part.n_bytes)) for part in self.parts)
+        return rows_table(repr(self), ("file", "tensors", "size"), rows, len(self.parts), right=(1, 2))
 
     def to_dict(self) -> dict[str, Any]:
         """The report as a dictionary for JSON."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcore._base.records import shown
 from quantcore.analysis.measures import sqnr_db
 from quantcore.conversion import quantize_model
 from quantcore.conversion.file_types import name_of_pure
@@ -33,7 +34,8 @@ FOUR_BIT_FORMATS = ("NF4", "FP4", "NF4-double", "FP4-double")
 Weights = dict[str, NDArray[np.float32]]
 
 
-@dataclass(frozen=True, slots=True)
+@shown()
+@dataclass(frozen=True, slots=True, repr=False)
 class FormatEvaluation:
     """The digits network after quantization to a format.
 

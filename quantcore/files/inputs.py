@@ -5,9 +5,9 @@ A mapped file that shrinks kills the process with SIGBUS; a positioned read repo
 
 import os
 import stat
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
-from quantcore.errors import FileFormatError, InvalidValueError
+from quantcore.errors import FileFormatError, InvalidTypeError, InvalidValueError
 from quantcore.files import system
 from quantcore.files.paths import label, local_path, naming
 
@@ -66,6 +66,9 @@ class InputFile:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def __reduce__(self) -> NoReturn:  # the number of its descriptor would mean another file elsewhere
+        raise InvalidTypeError(f"{self.label}: an open file cannot be pickled or copied; open it again by its path")
 
     def __enter__(self) -> Self:
         return self

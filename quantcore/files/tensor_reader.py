@@ -3,8 +3,10 @@
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
+from quantcore._base.notebook import rows_table
+from quantcore._base.text import bytes_text, shorten
 from quantcore.files.inputs import InputFile
 
 
@@ -22,7 +24,30 @@ class Placed(Protocol):
         ...
 
 
-class TensorReader(ABC):
+class TensorFiles(ABC):
+    """Open files, closed at the end of a `with` block, that have a `path` for messages and a table of `tensors`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close all files."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        files: Any = self
+        return f"<{type(self).__name__} {shorten(files.path)}: {len(files.tensors)} tensors>"
+
+    def _repr_html_(self) -> str:
+        tensors = cast("Any", self).tensors
+        rows = ((t.name, "x".join(map(str, t.shape)), t.stored_type, bytes_text(t.nbytes)) for t in tensors)
+        return rows_table(repr(self)[1:-1], ("tensor", "shape", "type", "size"), rows, len(tensors), right=(3,))
+
+
+class TensorReader(TensorFiles):
     """The head of one file, parsed when it is opened, and positioned access to its tensors."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -54,9 +79,3 @@ class TensorReader(ABC):
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -13,6 +13,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcore._base.records import shown
 from quantcore._base.text import quote
 from quantcore.errors import FileFormatError, InvalidValueError
 from quantcore.files.disk import InputFile, OutputFile, label
@@ -32,7 +33,8 @@ _SMALLEST_LEGACY_ENTRY = 4 + 1 + 4 + 4 + 4
 _MOST_COUNT = 2.0**53
 
 
-@dataclass(frozen=True, eq=False)
+@shown()
+@dataclass(frozen=True, eq=False, repr=False)
 class ImatrixEntry:
     """What was summed up for one tensor.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from math import prod
 
+from quantcore._base.records import shown
 from quantcore.ggml.types import GGML_TYPES, REMOVED_TYPES, GGMLType
 
 MAGIC = b"GGUF"
@@ -91,7 +92,8 @@ SCALAR_CODES = {
 SCALAR_SIZES = {int(t): struct.calcsize("<" + code) for t, code in SCALAR_CODES.items()}
 
 
-@dataclass(frozen=True, slots=True)
+@shown()
+@dataclass(frozen=True, slots=True, repr=False)
 class TensorInfo:
     """One tensor of a GGUF file.
 
@@ -118,6 +120,11 @@ class TensorInfo:
         """The ggml type with the id `type_id`; one that is not known is a single block that is the whole tensor."""
         known = GGML_TYPES.get(self.type_id)
         return known or GGMLType(name_type(self.type_id), self.type_id, max(1, self.size), self.opaque_bytes)
+
+    @property
+    def stored_type(self) -> str:
+        """The name of the type."""
+        return self.type.name
 
     @property
     def size(self) -> int:

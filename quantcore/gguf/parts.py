@@ -6,17 +6,18 @@ there are, and how many tensors they have together.
 
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from quantcore._base.text import quote
 from quantcore.errors import FileFormatError
 from quantcore.files.paths import label
+from quantcore.files.tensor_reader import TensorFiles
 from quantcore.gguf.layout import SPLIT_COUNT_KEY, SPLIT_NO_KEY, SPLIT_TENSORS_KEY, TensorInfo, ValueType
 from quantcore.gguf.part_names import part_path, part_prefix
 from quantcore.gguf.reader import GGUFReader
 
 
-class GGUFModel:
+class GGUFModel(TensorFiles):
     """The metadata and the tensors of a GGUF model, whatever the number of its parts. Made by `open_gguf`.
 
     Attributes
@@ -73,12 +74,6 @@ class GGUFModel:
         """Close all files."""
         for part in self.parts:
             part.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def open_gguf(path: str | os.PathLike[str]) -> GGUFModel:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcore._base import arguments
-from quantcore._base.text import brief, quote
+from quantcore._base.text import brief, literal, quote
 from quantcore._kernels import walk_strings
 from quantcore.errors import FileFormatError, InvalidTypeError, InvalidValueError
 from quantcore.gguf.layout import (
@@ -29,6 +29,7 @@ from quantcore.gguf.layout import (
 
 _COPY_BYTES = 1 << 20
 _ITEMS_START = 12
+_LONGEST_SHOWN = 80  # bytes of a value, in a repr
 _INTEGERS = {
     t: (-(1 << 8 * SCALAR_SIZES[t] - 1), (1 << 8 * SCALAR_SIZES[t] - 1) - 1)
     if t.name.startswith("INT")
@@ -90,6 +91,11 @@ class KeyValue:
         if not is_value(self.type_id, self.data):
             name = ValueType(self.type_id).name
             raise InvalidValueError(f"value of {quote(self.key)}: {brief(self.data)} is not the bytes of one {name}")
+
+    def __repr__(self) -> str:
+        is_short = isinstance(self.data, bytes) and self.nbytes <= _LONGEST_SHOWN
+        value = literal(self.value) if is_short else f"{self.nbytes} bytes"
+        return f"KeyValue({literal(self.key)}, {ValueType(self.type_id).name}, {value})"
 
     @property
     def nbytes(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from quantcore._base import arguments
 from quantcore._base.notebook import rows_table
+from quantcore._base.records import shown
 from quantcore._base.text import brief, rounded
 from quantcore.errors import InvalidTypeError, InvalidValueError
 from quantcore.mixed_precision.costs import TypeCost
@@ -18,6 +19,7 @@ __all__ = ["TensorSensitivity", "TypeSuggestion", "rank_sensitivity", "suggest_t
 Costs = Mapping[str, Mapping[str, TypeCost]]
 
 
+@shown()
 class TensorSensitivity(NamedTuple):
     """How much a tensor loses in its smallest type.
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from quantcore._base import arguments, arrays
+from quantcore._base.records import shown
 from quantcore.affine import passes
 from quantcore.analysis.sums import ErrorSums
 from quantcore.errors import InvalidValueError
@@ -19,6 +20,7 @@ DEFAULT_TYPES = tuple(
 """What is tried unless told otherwise: every type but those that are slow to quantize or need an importance matrix."""
 
 
+@shown()
 class TypeCost(NamedTuple):
     """The size and the error of a tensor in one type.
 

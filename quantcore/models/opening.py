@@ -7,13 +7,13 @@ import os
 from functools import cached_property, partial
 from math import prod
 from pathlib import Path
-from typing import Self
 
 from quantcore._base.notebook import rows_table
 from quantcore._base.text import bytes_text, shorten
 from quantcore.errors import FileFormatError
 from quantcore.files.disk import InputFile, label, local_path
 from quantcore.files.kinds import GGUF, HEAD_BYTES, SAFETENSORS, kind_of, say_wrong
+from quantcore.files.tensor_reader import TensorFiles
 from quantcore.ggml.types import TYPES_BY_NAME
 from quantcore.gguf.parts import GGUFModel, open_gguf
 from quantcore.models.checkpoint_config import readable_config
@@ -26,7 +26,7 @@ from quantcore.safetensors.reader import Checkpoint, SafetensorsInfo, open_check
 __all__ = ["Model", "is_gguf", "open_model"]
 
 
-class Model:
+class Model(TensorFiles):
     """A model that is open. Made by `open_model`; use it as a context manager.
 
     Attributes
@@ -86,12 +86,6 @@ class Model:
     def close(self) -> None:
         """Close all files."""
         self.container.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def open_model(path: str | os.PathLike[str]) -> Model:

@@ -5,15 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from quantcore._base.plotting import COLOURS, take_axes
-from quantcore._base.text import shorten
+from quantcore._base.plotting import COLOURS, plain, take_axes
 from quantcore.models.layer_map import LayerMap, layer_map
 from quantcore.models.tensor_comparison import TensorComparison
 
 __all__ = ["draw_comparison"]
 
 _MOST_TENSORS = 30
-_LONGEST_NAME = 40
 
 
 def draw_comparison(axes: Any, tensors: Sequence[TensorComparison]) -> Any:
@@ -30,7 +28,7 @@ def _draw_map(axes: Any, found: LayerMap) -> Any:
             values[found.kinds.index(kind), found.layers.index(layer)] = tensor.stats.sqnr_db
     image = axes.pcolormesh(values, cmap="viridis")
     axes.invert_yaxis()
-    axes.set_yticks(np.arange(len(found.kinds)) + 0.5, [shorten(kind, _LONGEST_NAME) for kind in found.kinds])
+    axes.set_yticks(np.arange(len(found.kinds)) + 0.5, [plain(kind) for kind in found.kinds])
     step = -(-len(found.layers) // 12)
     axes.set_xticks(np.arange(0, len(found.layers), step) + 0.5, found.layers[::step])
     axes.set_xlabel("layer")
@@ -42,7 +40,7 @@ def _draw_worst(axes: Any, tensors: Sequence[TensorComparison]) -> Any:
     shown = [t for t in tensors if np.isfinite(t.stats.sqnr_db)][:_MOST_TENSORS]
     axes = take_axes(axes, (6.4, 1.2 + 0.24 * len(shown)))
     axes.plot([t.stats.sqnr_db for t in shown], np.arange(len(shown)), "o", color=COLOURS[0])
-    axes.set_yticks(np.arange(len(shown)), [f"{shorten(t.name, _LONGEST_NAME)} ({t.type})" for t in shown])
+    axes.set_yticks(np.arange(len(shown)), [f"{plain(t.name)} ({plain(t.type)})" for t in shown])
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlabel("SQNR in dB")
     return axes

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 
+from quantcore._base.records import shown
 from quantcore.analysis.stats import QuantErrorStats
 
 __all__ = ["TensorComparison"]
 
 
-@dataclass(frozen=True, slots=True)
+@shown()
+@dataclass(frozen=True, slots=True, repr=False)
 class TensorComparison:
     """The error of a tensor of the quantized model.
 

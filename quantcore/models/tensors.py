@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from quantcore._base import arguments, arrays
 from quantcore._base.arrays import ELEMENT_TYPES, Floats
+from quantcore._base.records import shown
 from quantcore._base.text import quote
 from quantcore.errors import InvalidValueError
 from quantcore.files.streaming import cut
@@ -147,7 +148,8 @@ class Origin:
     bits: float
 
 
-@dataclass(frozen=True)
+@shown()
+@dataclass(frozen=True, repr=False)
 class StoredTensor(ModelTensor):
     """A tensor as it lies in a file, or as if it did: floats, integers, or blocks of ggml.
 
@@ -162,7 +164,7 @@ class StoredTensor(ModelTensor):
     """
 
     file: str
-    ggml: GGMLType | None
+    ggml: GGMLType | None = field(repr=False)
     origin: Origin | None = None
 
     @property
@@ -218,7 +220,8 @@ def ggml_type(tensor: StoredTensor) -> GGMLType:
     return tensor.ggml
 
 
-@dataclass(frozen=True)
+@shown()
+@dataclass(frozen=True, repr=False)
 class CodedTensor(ModelTensor):
     """Codes with scales, decoded to float32 while they are read."""
 

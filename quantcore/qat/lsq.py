@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from quantcore import _kernels
 from quantcore._base import arguments, arrays
-from quantcore._base.records import describe, size_of
+from quantcore._base.records import shown, size_of
 from quantcore.affine.params import QuantParams, check_params
 from quantcore.errors import InvalidValueError
 from quantcore.qat import fake_quant
@@ -16,6 +16,7 @@ from quantcore.qat import fake_quant
 __all__ = ["LsqGradients", "lsq_backward"]
 
 
+@shown()
 class LsqGradients(NamedTuple):
     """The gradients that `lsq_backward` returns.
 
@@ -31,8 +32,11 @@ class LsqGradients(NamedTuple):
     dscale: NDArray[np.float32]
     dzero_point: NDArray[np.float32]
 
-    def __repr__(self) -> str:
-        return describe(self, *self._fields)
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, tuple) and len(other) == len(self) and all(map(np.array_equal, self, other))
+
+    def __ne__(self, other: object) -> bool:  # a tuple's own compares its items
+        return not self == other
 
     def __sizeof__(self) -> int:
         return size_of(self, *self)

@@ -8,12 +8,13 @@ Source: the format's description in the safetensors README.
 import os
 import struct
 from dataclasses import dataclass
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
+from quantcore._base.records import shown
 from quantcore.errors import FileFormatError
 from quantcore.files.kinds import HEAD_BYTES, SAFETENSORS, kind_of, say_wrong
 from quantcore.files.strict_json import parse_members
-from quantcore.files.tensor_reader import TensorReader
+from quantcore.files.tensor_reader import TensorFiles, TensorReader
 from quantcore.safetensors.folders import INDEX_NAME as INDEX_NAME
 from quantcore.safetensors.folders import MAX_HEADER_BYTES, CheckpointFiles, find_files
 
@@ -28,7 +29,8 @@ _METADATA = "__metadata__"
 _KEYS = {"dtype", "shape", "data_offsets"}
 
 
-@dataclass(frozen=True, slots=True)
+@shown()
+@dataclass(frozen=True, slots=True, repr=False)
 class SafetensorsInfo:
     """One tensor of a safetensors file; `offset` counts from the start of the file."""
 
@@ -135,7 +137,7 @@ class SafetensorsReader(TensorReader):
         return SafetensorsInfo(name, tuple(shape), dtype, data_start + start, stop - start)
 
 
-class Checkpoint:
+class Checkpoint(TensorFiles):
     """The tensors of one safetensors file or of all shards of a folder. Construct it with `open_checkpoint`.
 
     Attributes
@@ -181,12 +183,6 @@ class Checkpoint:
         """Close all shards."""
         for shard in self.shards:
             shard.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:

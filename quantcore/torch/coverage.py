@@ -5,6 +5,7 @@ from typing import NamedTuple
 from torch import nn
 from torch.nn.utils import parametrize
 
+from quantcore._base.records import shown
 from quantcore.torch.fake_quantizer import FakeQuantize
 from quantcore.torch.hooked_weights import fake_quant_of, weight_hook
 from quantcore.torch.layer_table import prepared_types
@@ -17,6 +18,7 @@ _REASONS = (
 )
 
 
+@shown()
 class Skipped(NamedTuple):
     """A module with weights that `prepare_qat` left as they are.
 

@@ -114,3 +114,15 @@ def test_the_plots_of_the_documents_are_drawn(tmp_path):
     child = subprocess.run([sys.executable, "-m", "ci.doc_plots", str(tmp_path)], capture_output=True, text=True)
     assert child.returncode == 0, child.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"digits.png", "methods.png"}
+
+
+@pytest.mark.parametrize("prefix", ["", "blk.0."])
+def test_names_are_no_formulas(tmp_path, prefix):
+    name = f"{prefix}$\\frac$\x1b.weight"
+    path = write_model(tmp_path / "in.gguf", (name, normal(4, 256)), (f"{prefix}b.weight", normal(4, 256)))
+    quantize_model(path, tmp_path / "out.gguf", "Q4_0", pure=True)
+    axes = compare_models(path, tmp_path / "out.gguf").plot()
+    axes.figure.savefig(tmp_path / "figure.svg")
+    assert any("frac" in label.get_text() and "\x1b" not in label.get_text() for label in axes.get_yticklabels())
+    axes = qc.BenchmarkSuite([qc.QuantBenchmarkResult("n", 9, 4, "$\\frac$", "m", 1.0, 1.0, 1.0, 2.0)]).plot()
+    axes.figure.savefig(tmp_path / "figure.svg")
