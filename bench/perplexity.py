@@ -1,4 +1,4 @@
-"""Which file type to choose: `python -m bench.perplexity [TYPE ...]`, the table of the README.
+"""Which file type to choose: `python -m bench.perplexity [TYPE ...]`, the table of docs/choosing.md.
 
 SmolLM2-135M in each of llama-quantize's file types, with and without an importance matrix: bits per weight, size of the
 file and the perplexity that llama.cpp measures. `examples/importance_smollm2.py` has the parts and tells what it needs.

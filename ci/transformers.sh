@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The tests beside transformers 5 and 4.57 and what goes with either, against an installed wheel: WHEEL is its path.
+# The tests beside transformers 5 and 4.57 and what goes with either, and all examples of all documents, against an
+# installed wheel: WHEEL is its path.
 set -euo pipefail
 wheel=$(realpath "$1")
 # shellcheck source=ci/common.sh
@@ -8,7 +9,8 @@ source "$(dirname "$0")/common.sh"
 "$PYTHON" -m venv "$WORK/venv"
 PATH="$WORK/venv/bin:$PATH"
 pip install torch==2.13.0
-install python gguf hypothesis ml_dtypes pytest safetensors faiss-cpu onnx onnxruntime onnxscript scikit-learn
+install python gguf hypothesis ml_dtypes pytest safetensors faiss-cpu onnx onnxruntime onnxscript scikit-learn \
+    dask matplotlib pyarrow xllamacpp zarr
 pip install "$wheel" bitsandbytes==0.50.2
 copy_tests "$WORK/run"
 cd "$WORK/run"
@@ -18,6 +20,7 @@ pip install 'transformers==5.24.*' accelerate peft compressed-tensors sentence-t
 QUANTCORE_REQUIRE_PEERS=1 pytest -q -p no:cacheprovider --full tests/test_onnx.py tests/embeddings \
     tests/conversion/test_{transformers_parity,coded_peers}.py \
     tests/torch/test_{export,onnx_export,peft_adapters,more_layers}.py
+QUANTCORE_REQUIRE_PEERS=all pytest -q -p no:cacheprovider --full tests/test_documented_examples.py
 
 # llama.cpp's own converter needs 4.57, and brings a `gguf` of its own, which stays out of the environment.
 pip install 'transformers==4.57.*' sentencepiece

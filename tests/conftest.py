@@ -1,6 +1,7 @@
 """What all tests share: seeds, Hypothesis profiles, and skips that may not pass unnoticed.
 
-Environment: QUANTCORE_REQUIRE_PEERS=1 makes every skip a failure, except of tests marked `may_skip`.
+Environment: QUANTCORE_REQUIRE_PEERS=1 makes every skip a failure, except of tests marked `may_skip`; =all of
+those, too.
 QUANTCORE_TEST_SEED repeats a run's random data, those of Hypothesis too, as CI does.
 HYPOTHESIS_PROFILE is "default" or "thorough".
 """
@@ -19,7 +20,7 @@ from hypothesis import settings
 
 GIVEN_SEED = os.environ.get("QUANTCORE_TEST_SEED")
 SEED = int(GIVEN_SEED or int.from_bytes(os.urandom(4)))
-REQUIRE_PEERS = os.environ.get("QUANTCORE_REQUIRE_PEERS") == "1"
+REQUIRE_PEERS = os.environ.get("QUANTCORE_REQUIRE_PEERS", "")
 
 _COMMON = settings(deadline=None, derandomize=bool(GIVEN_SEED))
 settings.register_profile("default", _COMMON, max_examples=40)
@@ -131,7 +132,8 @@ def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    is_expected = hasattr(report, "wasxfail") or item.get_closest_marker("may_skip") is not None
+    may_skip = REQUIRE_PEERS != "all" and item.get_closest_marker("may_skip") is not None
+    is_expected = hasattr(report, "wasxfail") or may_skip
     if REQUIRE_PEERS and report.skipped and not is_expected:
         _fail(report)
     return report
@@ -148,4 +150,4 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 def _fail(report: pytest.TestReport | pytest.CollectReport) -> None:
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
     report.outcome = "failed"
-    report.longrepr = f"QUANTCORE_REQUIRE_PEERS=1 allows no skip: {reason}"
+    report.longrepr = f"QUANTCORE_REQUIRE_PEERS={REQUIRE_PEERS} allows no skip: {reason}"

@@ -84,7 +84,7 @@ def test_a_stale_table_is_found_and_written(tmp_path, monkeypatch, capsys):
         part.main("")
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/formats.md", "docs/benchmarks.md"])
+@pytest.mark.parametrize("document", ["README.md", "docs/choosing.md", "docs/formats.md", "docs/benchmarks.md"])
 def test_every_type_is_named(document):
     text = (ROOT / document).read_text()
     assert [t.name for t in SUPPORTED_TYPES if t.block_size > 1 and t.name not in text] == []

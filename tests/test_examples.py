@@ -13,7 +13,6 @@ from tests.support.llama_client import is_installed
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 CLAIMS: dict[str, tuple[list[str], list[str], str]] = {
-    "embeddings_parquet.py": (["--rows", "3000"], ["pyarrow"], "recall@10 0.9"),
     "qat_digits.py": (["--epochs", "3", "--bits", "3"], ["torch", "sklearn"], "3 bit"),
     "qlora_transformer.py": (["--steps", "100"], ["torch"], "NF4 base + LoRA"),
     "importance_smollm2.py": (
