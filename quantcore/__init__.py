@@ -1,6 +1,7 @@
 """Quantization for Python on the CPU: the same bytes as ggml, bitsandbytes and torch, as fast as memory allows."""
 
 import importlib
+import sys
 
 from quantcore._kernels import LEVEL as _LEVEL
 from quantcore._version import __version__ as __version__
@@ -92,7 +93,9 @@ def __getattr__(name: str) -> object:
         return value
     if name in _WINGS:
         return importlib.import_module(f"quantcore.{name}")
-    raise AttributeError(f"module 'quantcore' has no attribute {name!r}")
+    before = f" before `import quantcore.{name}`" if name in _WINGS_WITH_NEEDS else ""
+    message = f"module 'quantcore' has no attribute {name!r}{before}"
+    raise AttributeError(message, name=name, obj=sys.modules[__name__])  # from these, Python suggests the nearest
 
 
 def __dir__() -> list[str]:

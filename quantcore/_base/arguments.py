@@ -3,13 +3,13 @@
 import itertools
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from quantcore._base.text import brief
+from quantcore._base.text import brief, did_you_mean
 from quantcore.errors import InvalidTypeError, InvalidValueError
 
 MOST_DIMENSIONS = 64
@@ -94,11 +94,16 @@ def flag(value: Any, name: str) -> bool:
     return bool(value)
 
 
-def choice(value: Any, name: str, choices: tuple[str, ...]) -> str:
-    """One of a few words."""
-    if not isinstance(value, str) or value not in choices:
-        raise InvalidValueError(f"{name}: expected one of {', '.join(choices)}, got {brief(value)}")
-    return value
+def choice(value: Any, name: str, choices: Collection[str], expected: str = "one of") -> str:
+    """One of a few words, given in any case; a refusal lists them and suggests the nearest."""
+    if isinstance(value, str):
+        if value in choices:
+            return value
+        for word in choices:
+            if word.lower() == value.lower():
+                return word
+    hint = did_you_mean(value, choices) if isinstance(value, str) else ""
+    raise InvalidValueError(f"{name}: expected {expected} {', '.join(choices)}, got {brief(value)}{hint}")
 
 
 def entries(value: Any, name: str, what: str) -> list[Any]:

@@ -96,8 +96,9 @@ def _as_float_array(values: Any, name: str) -> tuple[NDArray[Any], int]:
         return array, _OF_DTYPE_NAMES[bits_name]
     element_type = _element_type(array.dtype)
     if element_type is None:
-        hint = _conversion(given, array.dtype)
-        raise InvalidTypeError(f"{name}: expected float32, float16, bfloat16 or float64, got dtype {array.dtype}{hint}")
+        is_array = hasattr(given, "__array__") or isinstance(given, list | tuple) or array.dtype.kind in "biu"
+        got = f"dtype {array.dtype}{_conversion(given, array.dtype)}" if is_array else brief(given)
+        raise InvalidTypeError(f"{name}: expected float32, float16, bfloat16 or float64, got {got}")
     if element_type == BFLOAT16:
         array = array.view(_U16 if array.dtype.isnative else _U16.newbyteorder())
     return array, element_type
@@ -105,12 +106,13 @@ def _as_float_array(values: Any, name: str) -> tuple[NDArray[Any], int]:
 
 def _conversion(values: Any, dtype: np.dtype[Any]) -> str:
     """How to make floats of numbers that are none, or too wide: what a refusal ends with."""
-    wanted = "float32" if dtype.kind in "biu" else "float64" if dtype.kind == "f" and dtype.itemsize > 8 else None
-    if wanted is None:
+    is_wide, is_castable = dtype.kind == "f" and dtype.itemsize > 8, hasattr(values, "astype")
+    if not (is_wide or dtype.kind in "biu" or (dtype.kind == "O" and is_castable)):
         return ""
+    wanted = "float64" if is_wide else "float32"
     if torch_of(values) is not None:
         return f"; use .to(torch.{wanted})"
-    return f"; use .astype(np.{wanted})" if isinstance(values, np.ndarray) else f"; use np.array(..., np.{wanted})"
+    return f"; use .astype(np.{wanted})" if is_castable else f"; use np.array(..., np.{wanted})"
 
 
 def _element_type(dtype: np.dtype[Any]) -> int | None:
@@ -140,8 +142,10 @@ def from_torch(tensor: Any, name: str, torch: Any) -> tuple[Any, str | None]:
     """A CPU tensor as something NumPy reads without copying; bfloat16, which NumPy lacks, as its bits."""
     try:
         if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+            is_meta, is_dense = tensor.device.type == "meta", tensor.layout == torch.strided
+            hint = "; it has no values" if is_meta else "; use .cpu()" if is_dense else "; use .cpu().to_dense()"
             raise InvalidTypeError(
-                f"{name}: expected a dense CPU tensor, got {tensor.layout} on device {tensor.device}"
+                f"{name}: expected a dense CPU tensor, got {tensor.layout} on device {tensor.device}{hint}"
             )
         tensor = tensor.detach().resolve_neg()
         if tensor.dtype == torch.bfloat16:
@@ -150,6 +154,9 @@ def from_torch(tensor: Any, name: str, torch: Any) -> tuple[Any, str | None]:
     except (InvalidTypeError, MemoryError):
         raise
     except Exception as error:  # such as a dtype that NumPy lacks, or a subclass that is no tensor after all
+        if tensor.dtype.is_floating_point:
+            expected = "expected float32, float16, bfloat16 or float64"
+            raise InvalidTypeError(f"{name}: {expected}, got {tensor.dtype}; use .to(torch.float32)") from error
         raise _unreadable(tensor, name, error) from error
 
 
@@ -261,12 +268,14 @@ def float_dtype(dtype: Any, name: str) -> tuple[np.dtype[Any], int]:
     """An output dtype (float32, float16 or bfloat16) and its element type."""
     if dtype is np.float32:
         return _F32, FLOAT32
+    if type(dtype).__module__ == "torch":  # one of torch's, whose names are those of NumPy
+        dtype = str(dtype).removeprefix("torch.")
     try:
         wanted = np.dtype(_bfloat16(name) if isinstance(dtype, str) and dtype == "bfloat16" else dtype)
     except (MemoryError, QuantcoreError):
         raise
     except Exception as error:  # a dtype may be a string that is parsed, or an object with a `dtype` of its own
-        raise InvalidTypeError(f"{name}: {brief(dtype)} is not a dtype") from error
+        raise InvalidTypeError(f"{name}: expected float32, float16 or bfloat16, got {brief(dtype)}") from error
     element_type = _element_type(wanted)
     if element_type is None or element_type == FLOAT64:
         raise InvalidTypeError(f"{name}: expected float32, float16 or bfloat16, got {wanted}")

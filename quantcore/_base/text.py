@@ -1,7 +1,7 @@
 """Text for people and for JSON: tables, sizes and values as the command line prints them."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from itertools import islice
 from typing import Any, cast
@@ -100,6 +100,17 @@ def literal(value: object) -> str:
 def _few(texts: Iterable[str], count: int) -> str:
     shown = [cut_middle(text, _LONGEST_QUOTE) for text in islice(texts, _MOST_ITEMS)]
     return ", ".join(shown if count <= _MOST_ITEMS else [*shown, f"... {count - _MOST_ITEMS} more"])
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """A suggestion to append to the refusal of a mistyped word, or nothing if no known word is close to it."""
+    from difflib import get_close_matches
+
+    by_fold = {name.lower(): name for name in known}
+    fold = word[:_LONGEST_QUOTE].lower()
+    longer = [name for name in by_fold if len(fold) > 2 and name.startswith(fold)]
+    close = longer if len(longer) == 1 else get_close_matches(fold, by_fold, n=1)
+    return f"; did you mean {by_fold[close[0]]}?" if close else ""
 
 
 def reason(error: BaseException) -> str:

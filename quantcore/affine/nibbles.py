@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcore._base import arguments, arrays
-from quantcore._base.text import brief
 from quantcore.errors import InvalidTypeError, InvalidValueError
 
 __all__ = ["pack_nibbles", "unpack_nibbles"]
@@ -85,6 +84,4 @@ def unpack_nibbles(data: Any, size: int, order: str, *, signed: bool = True) -> 
 
 
 def _is_high_first(order: Any) -> bool:
-    if not isinstance(order, str) or order not in ("high_first", "low_first"):
-        raise InvalidValueError(f"order: expected 'high_first' or 'low_first', got {brief(order)}")
-    return bool(order == "high_first")
+    return arguments.choice(order, "order", ("high_first", "low_first")) == "high_first"

@@ -43,6 +43,10 @@ class QuantMode(Enum):
     ASYMMETRIC = "asymmetric"
     OFFSET = "offset"
 
+    @classmethod
+    def _missing_(cls, value: object) -> "QuantMode | None":
+        return check_mode(value) if isinstance(value, str) else None
+
 
 _MODES = {mode.value: mode for mode in QuantMode}
 
@@ -332,11 +336,9 @@ def check_mode(mode: Any) -> QuantMode:
     """A QuantMode, given as such or by its name in any case."""
     if isinstance(mode, QuantMode):
         return mode
-    found = _MODES.get(mode.lower()) if isinstance(mode, str) else None
-    if found is None:
-        error = InvalidValueError if isinstance(mode, str) else InvalidTypeError
-        raise error(f"mode: expected a QuantMode or one of {', '.join(_MODES)}, got {brief(mode)}")
-    return found
+    if not isinstance(mode, str):
+        raise InvalidTypeError(f"mode: expected a QuantMode or one of {', '.join(_MODES)}, got {brief(mode)}")
+    return _MODES[arguments.choice(mode, "mode", _MODES, "a QuantMode or one of")]
 
 
 def check_limits(low: int, high: int, bits: int, mode: QuantMode, low_name: str, high_name: str) -> None:
@@ -360,11 +362,13 @@ def check_granularity(granularity: Any) -> QuantGranularity:
     """A QuantGranularity, given as such or by a name that needs no size; None stands for per tensor."""
     if isinstance(granularity, QuantGranularity):
         return granularity
-    if granularity is None or (isinstance(granularity, str) and granularity in _GRANULARITIES):
-        return _GRANULARITIES[granularity or "per_tensor"]
-    error = InvalidValueError if isinstance(granularity, str) else InvalidTypeError
-    expected = f"a QuantGranularity such as QuantGranularity.per_group(128), {' or '.join(map(repr, _GRANULARITIES))}"
-    raise error(f"granularity: expected {expected}, got {brief(granularity)}")
+    expected = "a QuantGranularity such as QuantGranularity.per_group(128), or one of"
+    if granularity is None:
+        granularity = "per_tensor"
+    elif not isinstance(granularity, str):
+        names = ", ".join(_GRANULARITIES)
+        raise InvalidTypeError(f"granularity: expected {expected} {names}, got {brief(granularity)}")
+    return _GRANULARITIES[arguments.choice(granularity, "granularity", _GRANULARITIES, expected)]
 
 
 def integer_of_either_sign(value: Any, name: str) -> int:

@@ -139,8 +139,7 @@ def run_format_benchmark(name: str, values: Any, format: str, *, n_threads: int 
     TypeError
         `values` is not a float array.
     """
-    if not isinstance(format, str) or format not in FORMATS:
-        raise InvalidValueError(f"format: expected one of {', '.join(FORMATS)}, got {brief(format)}")
+    format = arguments.choice(format, "format", FORMATS)
     source = arrays.take_floats(values, "values")
     if not source.size:
         raise InvalidValueError(f"values: must not be empty, got shape {source.shape}")

@@ -17,7 +17,7 @@ from quantcore.affine.params import QuantGranularity
 from quantcore.affine.tensor import dequantize_tensor, quantize_tensor
 from quantcore.analysis.benchmarks import FORMATS
 from quantcore.analysis.generators import generate_gaussian_weights, generator_of
-from quantcore.errors import InvalidTypeError, InvalidValueError
+from quantcore.errors import InvalidTypeError
 
 __all__ = ["SPEED_FORMATS", "SpeedResult", "run_speed_benchmark", "speed_table"]
 
@@ -113,10 +113,8 @@ def run_speed_benchmark(
     True
     """
     n_rows = -(-arguments.integer(size, "size", 1) // _COLUMNS)
-    names = arguments.entries(formats, "formats", "names")
-    for name in names:
-        if not isinstance(name, str) or name not in _WAYS:
-            raise InvalidValueError(f"formats: expected some of {', '.join(_WAYS)}, got {brief(name)}")
+    given = arguments.entries(formats, "formats", "names")
+    names = [arguments.choice(name, "formats", _WAYS, "some of") for name in given]
     n_threads = count_threads(n_threads)
     weights = generate_gaussian_weights(n_rows * _COLUMNS, rng=generator_of(rng)).reshape(n_rows, _COLUMNS)
     return tuple(_measure(name, weights, n_threads) for name in names)

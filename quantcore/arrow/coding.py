@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from quantcore._base import arguments
 from quantcore._base.text import brief
 from quantcore.affine import QuantGranularity, QuantMode, QuantParams, quantize_with_params
 from quantcore.affine.from_extremes import calibrate as calibrate_values
@@ -90,7 +91,7 @@ def quantize_column(
     n_threads: int | None,
 ) -> tuple[Any, NDArray[np.bool_]]:
     """`quantize` of a column with a name, and which of its rows are bad."""
-    columns.check_on_bad(on_bad)
+    on_bad = columns.check_on_bad(on_bad)
     chunks, kind, is_chunked = columns.chunks_of(column, name)
     n_dimensions = getattr(params, "n_dimensions", None)
     if isinstance(params, QuantParams) and params.granularity.axis in (1, -1):
@@ -155,8 +156,7 @@ def _target(
 def _axis_of(granularity: str | None, n_dimensions: int | None) -> int | None:
     if granularity is None:
         granularity = "tensor" if n_dimensions is None else "dimension"
-    if not isinstance(granularity, str) or granularity not in _AXES:
-        raise InvalidValueError(f"granularity: expected one of {', '.join(_AXES)}, got {brief(granularity)}")
+    granularity = arguments.choice(granularity, "granularity", _AXES)
     if n_dimensions is None and granularity != "tensor":
         raise InvalidValueError(f"granularity: a column of numbers has one scale (tensor), got {granularity}")
     return _AXES[granularity]
@@ -213,7 +213,7 @@ def calibrate(
     """
     if not isinstance(calibrator, Calibrator):
         raise InvalidTypeError(f"calibrator: expected a Calibrator, got {brief(calibrator)}")
-    columns.check_on_bad(on_bad)
+    on_bad = columns.check_on_bad(on_bad)
     chunks, kind, _ = columns.chunks_of(column, "column")
     if calibrator.axis not in (None, 1, -1) or (calibrator.axis and not columns.is_list(kind)):
         raise InvalidValueError(f"calibrator: expected axis 1 (of vectors) or none, got {calibrator.axis}")

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from quantcore._base import arguments
 from quantcore._base.arrays import F32_MAX
 from quantcore._base.text import brief
 from quantcore.errors import InvalidTypeError, InvalidValueError
@@ -63,9 +64,7 @@ def chunks_of(column: Any, name: str) -> tuple[list[pa.Array], pa.DataType, bool
 
 def check_on_bad(on_bad: Any) -> str:
     """Check that it is one of `POLICIES`."""
-    if not isinstance(on_bad, str) or on_bad not in POLICIES:
-        raise InvalidValueError(f"on_bad: expected one of {', '.join(POLICIES)}, got {brief(on_bad)}")
-    return on_bad
+    return arguments.choice(on_bad, "on_bad", POLICIES)
 
 
 def take_chunks(

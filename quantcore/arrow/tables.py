@@ -62,7 +62,7 @@ def quantize_table(
     [[0.0, 280.0], [1.0, 300.0]]
     """
     table = _as_table(table)
-    boundary.check_on_bad(on_bad)
+    on_bad = boundary.check_on_bad(on_bad)
     given: dict[str, Params | None] = _by_name(columns)
     policy = boundary.NULL if on_bad == boundary.DROP else on_bad
     is_bad = np.zeros(table.num_rows, bool)

@@ -53,15 +53,14 @@ class PackedState:
         """The arrays of a checkpoint, under the name of the weight; the JSON is padded with spaces to `state_bytes`."""
         if self.quant_type not in ("nf4", "fp4"):
             raise InvalidValueError(f"quant_type: bitsandbytes has nf4 and fp4, got {self.quant_type!r}")
-        if not isinstance(self.dtype, str) or self.dtype not in DTYPES:
-            raise InvalidValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {brief(self.dtype)}")
+        dtype = arguments.choice(self.dtype, "dtype", DTYPES)
         if not isinstance(name, str) or not name:
             raise InvalidValueError(f"name: expected the name of a weight, got {brief(name)}")
         entries: dict[str, NDArray[Any]] = {name: self.data.reshape(-1, 1), f"{name}.absmax": self.absmax}
         state: dict[str, Any] = {
             "quant_type": self.quant_type,
             "blocksize": self.block_size,
-            "dtype": self.dtype,
+            "dtype": dtype,
             "shape": list(self.shape),
         }
         if self.nested is not None:
@@ -82,7 +81,7 @@ class PackedState:
 def unpack(mapping: Mapping[str, Any]) -> PackedState:
     """Read one weight and its state; a missing or contradictory entry is refused by its key."""
     if not isinstance(mapping, Mapping) or not all(isinstance(key, str) for key in mapping):
-        raise InvalidTypeError("mapping: expected a mapping of strings to arrays")
+        raise InvalidTypeError(f"mapping: expected a mapping of strings to arrays, got {brief(mapping)}")
     state_keys = [key for key in mapping if STATE_PREFIX in key]
     if len(state_keys) != 1:
         raise InvalidValueError(f"{STATE_PREFIX}nf4 or {STATE_PREFIX}fp4: expected one, got {brief(state_keys)}")

@@ -12,8 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcore._base import arguments, arrays
-from quantcore._base.text import brief
-from quantcore.errors import InvalidValueError
 
 __all__ = ["CODEBOOKS", "Codebook", "check_block_size", "codebook_of", "dynamic_cells", "dynamic_map"]
 
@@ -76,10 +74,7 @@ def dynamic_cells() -> NDArray[np.int32]:
 
 def codebook_of(quant_type: Any) -> Codebook:
     """A code by its name in any case."""
-    codebook = CODEBOOKS.get(quant_type.lower()) if isinstance(quant_type, str) else None
-    if codebook is None:
-        raise InvalidValueError(f"quant_type: expected one of {', '.join(CODEBOOKS)}, got {brief(quant_type)}")
-    return codebook
+    return CODEBOOKS[arguments.choice(quant_type, "quant_type", CODEBOOKS)]
 
 
 def check_block_size(value: Any, name: str) -> int:

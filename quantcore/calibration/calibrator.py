@@ -235,7 +235,8 @@ class Calibrator:
             `batch` is not a float array, or `mask` not boolean.
         """
         source = arrays.take_floats(batch, "batch")
-        if check_nan_policy(nan_policy) == "omit" or mask is not None:
+        nan_policy = check_nan_policy(nan_policy)
+        if nan_policy == "omit" or mask is not None:
             self._observe_kept(source, mask, nan_policy, n_threads)
             return
         self.observe_shared(source, self._granularity.sharing(source.shape), "batch", n_threads)

@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcore._base import arrays
-from quantcore._base.text import brief
+from quantcore._base import arguments, arrays
 from quantcore.affine.params import QuantGranularity
 from quantcore.errors import InvalidTypeError, InvalidValueError
 
@@ -15,9 +14,7 @@ NAN_POLICIES = ("raise", "omit")
 
 def check_nan_policy(nan_policy: Any) -> str:
     """One of `NAN_POLICIES`."""
-    if not isinstance(nan_policy, str) or nan_policy not in NAN_POLICIES:
-        raise InvalidValueError(f"nan_policy: expected one of {', '.join(NAN_POLICIES)}, got {brief(nan_policy)}")
-    return nan_policy
+    return arguments.choice(nan_policy, "nan_policy", NAN_POLICIES)
 
 
 def kept_channels(

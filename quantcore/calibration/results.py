@@ -40,8 +40,7 @@ class CalibrationMethod:
     upper: float | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or self.name not in METHODS:
-            raise InvalidValueError(f"method: expected one of {', '.join(METHODS)}, got {brief(self.name)}")
+        object.__setattr__(self, "name", arguments.choice(self.name, "method", METHODS))
         for field, owner in (
             ("averaging_constant", "moving_average"),
             ("lower", "percentile"),

@@ -4,13 +4,12 @@ import argparse
 import math
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from functools import partial
 from typing import Any, NoReturn
 
 from quantcore._base.extras import EXTRAS, install_hint
 from quantcore._base.patterns import compile_pattern
-from quantcore._base.text import brief, printable
+from quantcore._base.text import brief, did_you_mean, printable
 from quantcore.blockwise.codebooks import check_block_size
 from quantcore.errors import QuantcoreError
 from quantcore.ggml.formats import supported_format
@@ -74,12 +73,6 @@ def add_parser(commands: Any, name: str, what: str, *example: str) -> Parser:
         name, help=what, description=f"{what[0].upper()}{what[1:]}.", epilog=f"example:{lines}"
     )
     return parser
-
-
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """A suggestion to append to the refusal of a mistyped word, or nothing if no known word is close to it."""
-    close = get_close_matches(word.lower(), known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,8 @@ import sys
 from collections.abc import Sequence
 
 from quantcore import __version__, isa
-from quantcore.cli.arguments import PROGRAM, Parser, did_you_mean
+from quantcore._base.text import did_you_mean
+from quantcore.cli.arguments import PROGRAM, Parser
 from quantcore.cli.bench import add_bench
 from quantcore.cli.calibrate import add_calibrate
 from quantcore.cli.compare import add_compare

@@ -6,9 +6,7 @@ A name such as Q4_K_M stands for a mix: which tensors get another type is in `mi
 
 from dataclasses import dataclass
 
-from quantcore._base.text import brief
-from quantcore.errors import InvalidValueError
-from quantcore.ggml.types import GGML_TYPES, GGMLType, GGUFQuantType, as_ggml_type
+from quantcore.ggml.types import GGML_TYPES, GGMLType, GGUFQuantType, as_ggml_type, refuse_type
 
 __all__ = ["COPY", "FILE_TYPES", "FileType", "as_file_type"]
 
@@ -77,8 +75,7 @@ def as_file_type(qtype: GGUFQuantType | str | int, name: str = "qtype") -> FileT
     wanted = qtype.upper()
     found = FILE_TYPES.get(_ALIASES.get(wanted, wanted))
     if found is None:
-        known = ", ".join((*FILE_TYPES, COPY))
-        raise InvalidValueError(f"{name}: unknown type {brief(qtype)}; known: {known}")
+        refuse_type(qtype, name, (*FILE_TYPES, COPY))
     return found
 
 

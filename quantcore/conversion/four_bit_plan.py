@@ -6,11 +6,11 @@ from typing import Any
 
 from quantcore._base import arguments, arrays
 from quantcore._base.arrays import ELEMENT_TYPES
-from quantcore._base.text import brief, quote
+from quantcore._base.text import quote
 from quantcore.blockwise.codebooks import check_block_size
 from quantcore.conversion.checkpoint_plan import CheckpointPlan
 from quantcore.conversion.checkpoint_rules import Layout, decide
-from quantcore.errors import FileFormatError, InvalidValueError
+from quantcore.errors import FileFormatError
 from quantcore.models.bitsandbytes_decoder import packed_weights, state_names
 from quantcore.models.checkpoint_config import read_config
 from quantcore.models.decoded_checkpoint import DecodedCheckpoint, decode_checkpoint
@@ -33,11 +33,10 @@ class FourBitCode:
     quant_storage: str
 
     def __post_init__(self) -> None:
-        if self.quant_type not in ("nf4", "fp4"):
-            raise InvalidValueError(f"quant_type: expected nf4 or fp4, got {brief(self.quant_type)}")
+        object.__setattr__(self, "quant_type", arguments.choice(self.quant_type, "quant_type", ("nf4", "fp4")))
         object.__setattr__(self, "block_size", check_block_size(self.block_size, "block_size"))
         object.__setattr__(self, "double_quant", arguments.flag(self.double_quant, "double_quant"))
-        arguments.choice(self.quant_storage, "quant_storage", tuple(_STORAGE))
+        object.__setattr__(self, "quant_storage", arguments.choice(self.quant_storage, "quant_storage", _STORAGE))
 
     def job(self, tensor: SafetensorsInfo, layout: Layout) -> Job:
         """The job for a tensor."""
@@ -47,10 +46,9 @@ class FourBitCode:
         return kind(tensor, self.quant_type, self.block_size, self.double_quant, _STORAGE[self.quant_storage])
 
 
-def check_compute_dtype(compute_dtype: str | None) -> None:
+def check_compute_dtype(compute_dtype: str | None) -> str | None:
     """Refuse what bitsandbytes does not multiply in."""
-    if compute_dtype is not None:
-        arguments.choice(compute_dtype, "compute_dtype", _COMPUTE_DTYPES)
+    return None if compute_dtype is None else arguments.choice(compute_dtype, "compute_dtype", _COMPUTE_DTYPES)
 
 
 def plan_four_bits(

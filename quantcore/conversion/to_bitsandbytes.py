@@ -8,15 +8,14 @@ go with the weights. All files are put in place together at the end, or none.
 import os
 from collections.abc import Callable, Iterable
 
+from quantcore._base import arguments
 from quantcore._base.patterns import compile_patterns
-from quantcore._base.text import brief
 from quantcore.blockwise.quantize import BLOCK_SIZE
 from quantcore.conversion.checkpoint_plan import CheckpointPlan, carry_out
 from quantcore.conversion.checkpoint_rules import transposed_weights
 from quantcore.conversion.four_bit_plan import FourBitCode, check_compute_dtype, merge_config, plan_four_bits
 from quantcore.conversion.options import ConversionOptions
 from quantcore.conversion.outcome import ModelReport
-from quantcore.errors import InvalidValueError
 from quantcore.models.bitsandbytes_decoder import packed_weights
 from quantcore.models.checkpoint_config import read_config
 from quantcore.models.decoded_checkpoint import decode_checkpoint
@@ -90,7 +89,7 @@ def quantize_checkpoint(
         A file cannot be read or written; an output exists or is an input (OutputFileError).
     """
     code = FourBitCode(quant_type, block_size, double_quant, quant_storage)
-    check_compute_dtype(compute_dtype)
+    compute_dtype = check_compute_dtype(compute_dtype)
     patterns = compile_patterns(exclude, "exclude")
     options = ConversionOptions(target, force, dry_run, n_threads, progress)
     with open_checkpoint(source) as opened:
@@ -130,8 +129,7 @@ def dequantize_checkpoint(
     OSError
         As for `quantize_checkpoint`.
     """
-    if dtype is not None and dtype not in ("F32", "F16", "BF16"):
-        raise InvalidValueError(f"dtype: expected F32, F16 or BF16, got {brief(dtype)}")
+    dtype = None if dtype is None else arguments.choice(dtype, "dtype", ("F32", "F16", "BF16"))
     options = ConversionOptions(target, force, False, n_threads, progress)
     with open_checkpoint(source) as opened:
         settings = read_config(opened.folder)

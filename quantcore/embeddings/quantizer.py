@@ -78,10 +78,7 @@ class EmbeddingQuantizer:
         self, scheme: str = "uint8", *, per: str = "dimension", layout: str = AFFINE, method: str = "min_max"
     ) -> None:
         self._scheme = scheme_of(layout, scheme)
-        if not isinstance(per, str) or per not in _PER:
-            raise InvalidValueError(f"per: expected one of {', '.join(_PER)}, got {brief(per)}")
-        if not isinstance(method, str) or method not in _METHODS:
-            raise InvalidValueError(f"method: expected one of {', '.join(_METHODS)}, got {brief(method)}")
+        per, method = arguments.choice(per, "per", _PER), arguments.choice(method, "method", _METHODS)
         is_affine = self._scheme.rounding is Rounding.NEAREST
         if per == "vector" and not (is_affine and self._scheme.bits == 8):
             raise InvalidValueError(f"per: vector goes with int8 and uint8 of the layout {AFFINE}, got {self._text}")

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcore._base import arrays
+from quantcore._base import arguments, arrays
 from quantcore._base.arrays import FLOAT32, Floats
-from quantcore._base.text import brief
 from quantcore.errors import InvalidTypeError, InvalidValueError
 
 ERROR, DROP = "error", "drop"
@@ -19,9 +18,7 @@ _BLOCK = 1 << 20
 
 def check_on_bad(on_bad: Any) -> str:
     """Check that it is "error" or "drop"."""
-    if not isinstance(on_bad, str) or on_bad not in (ERROR, DROP):
-        raise InvalidValueError(f"on_bad: expected one of {ERROR}, {DROP}, got {brief(on_bad)}")
-    return on_bad
+    return arguments.choice(on_bad, "on_bad", (ERROR, DROP))
 
 
 def take_rows(values: Any, name: str, n_dimensions: int | None, on_bad: str) -> Floats:
@@ -34,7 +31,8 @@ def take_rows(values: Any, name: str, n_dimensions: int | None, on_bad: str) -> 
     TypeError
         The values are no floats.
     """
-    if check_on_bad(on_bad) == ERROR:
+    on_bad = check_on_bad(on_bad)
+    if on_bad == ERROR:
         return _take_matrix(values, name, n_dimensions, ERROR)[0]
     matrix, is_good = good_rows(values, name, n_dimensions)
     if is_good.all():

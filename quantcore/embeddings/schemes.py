@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from quantcore._base.text import brief
+from quantcore._base import arguments
 from quantcore.affine.params import QuantMode
-from quantcore.errors import InvalidValueError
 
 
 class Rounding(Enum):
@@ -84,10 +83,6 @@ LAYOUTS = tuple(dict.fromkeys(row.layout for row in _ROWS))
 
 def scheme_of(layout: Any, name: Any) -> Scheme:
     """The scheme of a layout by its name, in any case."""
-    if not isinstance(layout, str) or layout not in LAYOUTS:
-        raise InvalidValueError(f"layout: expected one of {', '.join(LAYOUTS)}, got {brief(layout)}")
-    scheme = SCHEMES.get((layout, name.lower())) if isinstance(name, str) else None
-    if scheme is None:
-        known = ", ".join(row.name for row in _ROWS if row.layout == layout)
-        raise InvalidValueError(f"scheme: expected one of {known} (layout {layout}), got {brief(name)}")
-    return scheme
+    layout = arguments.choice(layout, "layout", LAYOUTS)
+    rows = {row.name: row for row in _ROWS if row.layout == layout}
+    return rows[arguments.choice(name, "scheme", rows)]

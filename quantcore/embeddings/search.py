@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcore._base import arguments, arrays
-from quantcore._base.text import brief
 from quantcore.errors import InvalidTypeError, InvalidValueError
 
 __all__ = ["recall_at_k"]
@@ -20,8 +19,7 @@ def nearest(base: NDArray[np.float32], queries: NDArray[np.float32], k: int, met
 
     Of equally near ones the first. `metric`: "l2", "ip" (inner product) or "cosine".
     """
-    if not isinstance(metric, str) or metric not in _METRICS:
-        raise InvalidValueError(f"metric: expected one of {', '.join(_METRICS)}, got {brief(metric)}")
+    metric = arguments.choice(metric, "metric", _METRICS)
     n = len(base)
     arguments.integer(k, "k", 1, n)
     found = np.empty((len(queries), k), np.int64)

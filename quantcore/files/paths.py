@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from quantcore._base.text import brief, printable
-from quantcore.errors import InvalidValueError, QuantcoreError
+from quantcore.errors import InvalidTypeError, InvalidValueError, QuantcoreError
 
 # pathlib makes one slash of two, so that a Path of a URL has only one.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:)/")
@@ -15,7 +15,14 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:)/")
 
 def label(path: str | os.PathLike[str]) -> str:
     """A path as text for a one-line message."""
-    return printable(os.fsdecode(path))
+    return printable(_text(path))
+
+
+def _text(path: str | os.PathLike[str]) -> str:
+    try:
+        return os.fsdecode(path)
+    except TypeError:
+        raise InvalidTypeError(f"path: expected a str or os.PathLike, got {brief(path)}") from None
 
 
 def local_path(path: str | os.PathLike[str]) -> Path:
@@ -26,7 +33,7 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     InvalidValueError
         The path is a URL such as s3://bucket/name (unless a folder is named like its scheme), or holds a NUL.
     """
-    text = os.fsdecode(path)
+    text = _text(path)
     if "\0" in text:
         raise InvalidValueError(f"path: must not hold a NUL, got {brief(text)}")
     scheme = _URL.match(text)

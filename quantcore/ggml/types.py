@@ -6,12 +6,13 @@ so that the table documents the layouts (source: ggml's `ggml-common.h` and `ggm
 """
 
 import operator
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from math import inf
-from typing import Any
+from typing import Any, NoReturn
 
-from quantcore._base.text import brief
+from quantcore._base.text import brief, did_you_mean
 from quantcore.errors import InvalidTypeError, InvalidValueError
 
 __all__ = ["GGML_TYPES", "GGUF_BLOCK_SIZE", "Family", "GGMLType", "GGUFQuantType", "ImatrixUse", "as_ggml_type"]
@@ -114,6 +115,10 @@ class GGUFQuantType(IntEnum):
         member._value_ = layout.id
         member.layout = layout
         return member
+
+    @classmethod
+    def _missing_(cls, value: object) -> "GGUFQuantType | None":
+        return cls(as_ggml_type(value).id) if isinstance(value, str) else None
 
     F32 = GGMLType("F32", 0, 1, 4, Family.FLOAT, 0)
     F16 = GGMLType("F16", 1, 1, 2, Family.FLOAT, 1, 65520.0)
@@ -218,11 +223,18 @@ def as_ggml_type(qtype: object, name: str = "qtype") -> GGMLType:
     by_name = GGUFQuantType.__members__
     member = by_name.get(qtype.upper()) if isinstance(qtype, str) else _BY_ID.get(_index(qtype, name))
     if member is None:
-        elsewhere = _ELSEWHERE.get(qtype.lower()) if isinstance(qtype, str) else None
-        if elsewhere:
-            raise InvalidValueError(f"{name}: {brief(qtype)} is no type of ggml; {elsewhere}")
-        raise InvalidValueError(f"{name}: unknown type {brief(qtype)}; known: {', '.join(GGUFQuantType.__members__)}")
+        refuse_type(qtype, name, by_name)
     return member.layout
+
+
+def refuse_type(qtype: object, name: str, known: Collection[str]) -> NoReturn:
+    """Say that a type is none of those that are known, and where it is to be found or what may have been meant."""
+    hint = ""
+    if isinstance(qtype, str):
+        if elsewhere := _ELSEWHERE.get(qtype.lower()):
+            raise InvalidValueError(f"{name}: {brief(qtype)} is no type of ggml; {elsewhere}")
+        hint = did_you_mean(qtype, known)
+    raise InvalidValueError(f"{name}: unknown type {brief(qtype)}; known: {', '.join(known)}{hint}")
 
 
 def _index(qtype: object, name: str) -> int:

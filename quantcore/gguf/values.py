@@ -315,10 +315,7 @@ def _utf_8(text: str, name: str) -> bytes:
 
 def _value_type(value_type: Any, name: str = "value_type") -> ValueType:
     if isinstance(value_type, str):
-        if value_type.upper() not in ValueType.__members__:
-            known = ", ".join(t.name.lower() for t in ValueType)
-            raise InvalidValueError(f"{name}: unknown type {quote(value_type)}; known: {known}")
-        return ValueType[value_type.upper()]
+        return ValueType[arguments.choice(value_type, name, [t.name.lower() for t in ValueType]).upper()]
     if isinstance(value_type, ValueType):
         return value_type
     raise InvalidTypeError(f"{name}: expected a ValueType or its name, got {brief(value_type)}")

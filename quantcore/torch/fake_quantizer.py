@@ -120,10 +120,10 @@ class FakeQuantize(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
             self._allocate(1)
 
     def _new_observer(self, observer: Any) -> Calibrator | None:
-        if isinstance(observer, str) and observer == "current":
-            return None
-        if isinstance(observer, str) and observer not in _BY_NAME:
-            raise InvalidValueError(f"observer: expected one of current, {', '.join(_BY_NAME)}, got {brief(observer)}")
+        if isinstance(observer, str):
+            observer = arguments.choice(observer, "observer", ("current", *_BY_NAME))
+            if observer == "current":
+                return None
         if not isinstance(observer, str | CalibrationMethod):
             raise InvalidTypeError(f"observer: expected a name or a CalibrationMethod, got {brief(observer)}")
         if self.granularity.group_size is not None:

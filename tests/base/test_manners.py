@@ -1,12 +1,16 @@
 """Arguments by name, records that decode themselves, and refusals that say what to write instead."""
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 import quantcore as qc
+from quantcore.embeddings import EmbeddingQuantizer
 from quantcore.errors import InvalidTypeError, InvalidValueError
+from quantcore.gguf import KeyValue
 
 WEIGHTS = np.random.default_rng(3).standard_normal((4, 256)).astype(np.float32)
 
@@ -141,6 +145,7 @@ def test_other_formats_are_pointed_to_their_functions(name):
         (np.ones(32, np.uint8), r"; use \.astype\(np\.float32\)"),
         ([1, 2, 3], r"; use np\.array\(\.\.\., np\.float32\)"),
         (np.ones(32, np.longdouble), r"; use \.astype\(np\.float64\)"),
+        (np.array([1.0] * 32, object), r"; use \.astype\(np\.float32\)"),
         (np.ones(32, complex), ""),
         (np.array(["a"]), ""),
     ],
@@ -157,3 +162,96 @@ def test_tensors_of_integers_are_told_so_in_torch():
     torch = pytest.importorskip("torch")
     with pytest.raises(InvalidTypeError, match=r"got dtype int64; use \.to\(torch\.float32\)$"):
         qc.quantize(torch.arange(32), "Q8_0")
+
+
+@pytest.mark.parametrize("values", [None, "weights.npy", {"w": WEIGHTS}, object()], ids=type)
+def test_what_is_no_array_is_told_by_its_value(values):
+    observe, got = qc.Calibrator.mse().observe, re.escape(repr(values)[:20])
+    for call, name in ((qc.quantize_tensor, "values"), (qc.calibrate_min_max, "data"), (observe, "batch")):
+        with pytest.raises(InvalidTypeError, match=rf"^{name}: expected float32, .*, got {got}"):
+            call(values)
+
+
+def test_tensors_that_are_not_in_memory_are_told_how_to_get_there():
+    torch = pytest.importorskip("torch")
+    eye = torch.eye(32)
+    for tensor, hint in (
+        (eye.to_sparse(), r"; use \.cpu\(\)\.to_dense\(\)"),
+        (eye.to("meta"), "; it has no values"),
+        (eye.to(torch.float8_e4m3fn), r"got torch\.float8_e4m3fn; use \.to\(torch\.float32\)"),
+    ):
+        with pytest.raises(InvalidTypeError, match=rf"^values: .*{hint}$"):
+            qc.quantize(tensor, "Q8_0")
+
+
+def test_dtypes_of_torch_are_those_of_numpy():
+    torch = pytest.importorskip("torch")
+    assert qc.dequantize(RECORDS["Q4_0"], dtype=torch.float16).dtype == np.float16
+    with pytest.raises(InvalidTypeError, match=r"^dtype: expected float32, float16 or bfloat16, got 'float8'$"):
+        qc.dequantize(RECORDS["Q4_0"], dtype="float8")
+    with pytest.raises(InvalidTypeError, match=r"^dtype: expected float32, float16 or bfloat16, got '?float8_e5m2'?$"):
+        qc.dequantize(RECORDS["Q4_0"], dtype=torch.float8_e5m2)
+
+
+MISTYPED = {
+    "mode: .*; did you mean asymmetric\\?": lambda: qc.quantize_tensor(WEIGHTS, mode="assymetric"),
+    "granularity: .*; did you mean per_channel\\?": lambda: qc.quantize_tensor(WEIGHTS, "per-channel"),
+    "quant_type: .*; did you mean nf4\\?": lambda: qc.quantize_4bit(WEIGHTS, quant_type="nf"),
+    "effort: .*; did you mean best\\?": lambda: qc.quantize(WEIGHTS, "Q4_0", effort="bst"),
+    "qtype: .*; did you mean Q4_K\\?": lambda: qc.quantize(WEIGHTS, "Q4_K_M"),
+    "qtype: .*; did you mean Q8_0\\?": lambda: qc.GGUFQuantType("q8"),
+    "mode: .*; did you mean offset\\?": lambda: qc.QuantMode("ofset"),
+    "qtype: .* is no type of ggml; see quantize_4bit.*, and quantize_checkpoint for a model": lambda: qc.quantize_model(
+        "in", "out", "nf4"
+    ),
+    "method: .*; did you mean min_max\\?": lambda: qc.CalibrationMethod("minmax"),
+    "format: .*; did you mean nf4-double\\?": lambda: qc.run_format_benchmark("w", WEIGHTS, "nf4_double"),
+    "formats: .*; did you mean Q8_0\\?": lambda: qc.run_speed_benchmark(1, formats=["Q8"]),
+    "order: .*; did you mean low_first\\?": lambda: qc.pack_nibbles(np.zeros(4, np.uint8), "low"),
+    "layout: .*; did you mean faiss\\?": lambda: EmbeddingQuantizer("QT_8bit", layout="fais"),
+    "nan_policy: .*; did you mean omit\\?": lambda: qc.Calibrator.mse().observe(WEIGHTS, nan_policy="omi"),
+    "value_type: .*; did you mean string\\?": lambda: KeyValue.of("a", "b", "str"),
+    "path: expected a str or os\\.PathLike, got array": lambda: qc.open_model(WEIGHTS),
+}
+
+
+@pytest.mark.parametrize(("message", "call"), MISTYPED.items())
+def test_mistyped_words_are_told_the_nearest(message, call):
+    with pytest.raises((InvalidValueError, InvalidTypeError), match=f"^{message}"):
+        call()
+
+
+def test_words_in_any_case(tmp_path):
+    assert qc.quantize_tensor(WEIGHTS, "Per_Channel") == qc.quantize_tensor(WEIGHTS, "per_channel")
+    assert qc.GGUFQuantType("q4_0") is qc.GGUFQuantType.Q4_0 and qc.QuantMode("Offset") is qc.QuantMode.OFFSET
+    assert qc.CalibrationMethod("MSE") == qc.CalibrationMethod("mse")
+    np.testing.assert_array_equal(
+        qc.quantize(WEIGHTS, "Q4_0", effort="BEST"), qc.quantize(WEIGHTS, "Q4_0", effort="best")
+    )
+    assert qc.run_format_benchmark("w", WEIGHTS, "NF4") == qc.run_format_benchmark("w", WEIGHTS, "nf4")
+    assert [r.format for r in qc.run_speed_benchmark(1, formats=["q8_0"])] == ["Q8_0"]
+    with_gap = np.array([[1.0, np.nan], [2.0, 3.0]], np.float32)
+    for name in ("omit", "Omit"):
+        calibrator = qc.Calibrator.min_max()
+        calibrator.observe(with_gap, nan_policy=name)
+        assert calibrator.compute().observed_max == 3
+    quantizer = EmbeddingQuantizer("UINT8", per="Vector", layout="Affine")
+    assert (quantizer.scheme, quantizer.per, quantizer.layout) == ("uint8", "vector", "affine")
+    assert EmbeddingQuantizer().fit(with_gap[[1, 1, 0]], on_bad="Drop").num_rows == 2
+    pytest.importorskip("safetensors.numpy").save_file({"a.weight": WEIGHTS}, tmp_path / "in.safetensors")
+    for name in ("nf4", "NF4"):
+        qc.quantize_checkpoint(tmp_path / "in.safetensors", tmp_path / name, quant_type=name, quant_storage="UINT8")
+    [written], [again] = (tmp_path / "nf4").glob("*.safetensors"), (tmp_path / "NF4").glob("*.safetensors")
+    assert written.read_bytes() == again.read_bytes()
+
+
+def test_modules_with_needs_and_mistyped_names_are_told():
+    child = (
+        "import quantcore as qc\ntry: qc.{}\nexcept AttributeError as error: print(error, error.name, error.obj is qc)"
+    )
+    for name, text in (
+        ("torch", "module 'quantcore' has no attribute 'torch' before `import quantcore.torch` torch True"),
+        ("quantise", "module 'quantcore' has no attribute 'quantise' quantise True"),
+    ):
+        run = subprocess.run([sys.executable, "-c", child.format(name)], capture_output=True, text=True, check=True)
+        assert run.stdout.strip() == text

@@ -68,7 +68,9 @@ def test_types_and_ids_stand_for_the_file_of_their_name(qtype):
 
 
 def test_unknown_names_are_refused_with_those_there_are():
-    with pytest.raises(InvalidValueError, match=r"^qtype: unknown type 'Q4_K_XL'; known: F32, F16, .*, COPY$"):
+    with pytest.raises(
+        InvalidValueError, match=r"^qtype: unknown type 'Q4_K_XL'; known: F32, F16, .*, COPY; did you mean Q4_K_[SM]\?$"
+    ):
         as_file_type("Q4_K_XL")
     with pytest.raises(InvalidTypeError, match=r"^qtype: expected a GGUFQuantType, its name or its id, got 1\.5$"):
         as_file_type(1.5)  # type: ignore[arg-type]

@@ -116,7 +116,7 @@ def test_what_is_refused(source, target):
     for client in ("tcp://127.0.0.1:8786", {}, dask.get):
         with pytest.raises(InvalidTypeError, match=r"client: expected a distributed\.Client, got "):
             quantize_checkpoint(source, target, "nf4", client=client)
-    with pytest.raises(InvalidValueError, match="quant_type: expected nf4 or fp4, got 'Q4_0'"):
+    with pytest.raises(InvalidValueError, match="quant_type: expected one of nf4, fp4, got 'Q4_0'"):
         quantize_checkpoint(source, target, "Q4_0")
     with pytest.raises(InvalidValueError, match="compute_dtype"):
         quantize_checkpoint(source, target, "nf4", compute_dtype="float64")

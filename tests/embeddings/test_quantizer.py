@@ -182,7 +182,7 @@ def test_what_does_not_fit_is_refused(vectors):
         (lambda: quantizer.transform(vectors, on_bad="null"), r"^on_bad: expected one of error, drop, got 'null'$"),
         (lambda: quantizer.inverse_transform(np.zeros((2, 7), np.uint8)), r"^codes: vectors of 48 values take 48 by"),
         (lambda: quantizer.transform(vectors, out=np.empty((200, 7), np.uint8)), r"^out: expected shape"),
-        (lambda: EmbeddingQuantizer("int4"), r"^scheme: expected one of uint8, int8, uint4 \(layout affine\), got"),
+        (lambda: EmbeddingQuantizer("int4"), r"^scheme: expected one of uint8, int8, uint4, got"),
         (lambda: EmbeddingQuantizer(layout="annoy"), r"^layout: expected one of affine, faiss, sentence-transformers"),
         (lambda: EmbeddingQuantizer(per="row"), r"^per: expected one of dimension, vector, got 'row'$"),
         (lambda: EmbeddingQuantizer(method="best"), r"^method: expected one of min_max, mse, got 'best'$"),
