@@ -1,4 +1,5 @@
-"""The diagrams of docs/layouts.md: what stands at which byte of a block, for each type of ggml that has blocks.
+"""The diagrams of docs/layouts.md: what stands at which byte of a block, for each type of ggml that has blocks; and the
+values of 4-bit codes.
 
 Usage: python -m ci.layouts [--check]   (--check: exit 1 if the document's diagrams are others)
 """
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ci.document_part import DocumentPart
+from quantcore.blockwise.codebooks import CODEBOOKS
 from quantcore.ggml import GGUFQuantType
 
 
@@ -179,14 +181,22 @@ def diagram(name: str) -> str:
         "│" + "│".join(f" {f.name}".ljust(w) for f, w in zip(fields, widths, strict=True)) + "│",
         "└" + "┴".join("─" * w for w in widths) + "┘",
     ]
-    listed = [f"- `{f.name}`, {f.n_bytes} bytes: {f.holds}" for f in fields]
+    listed = [f"- `{f.name}`, {f.n_bytes} byte{'s' if f.n_bytes > 1 else ''}: {f.holds}" for f in fields]
     head = f"### {name}\n\n{qtype.block_size} weights in {at} bytes; `x = {formula}`."
     return "\n".join([head, "", "```text", *rows, "```", "", *listed, ""])
 
 
+def codes() -> str:
+    """The values of the 16 codes of each table, in units of the block's scale."""
+    names = ("nf4", "fp4", "int4")
+    rows = [[f"{CODEBOOKS[name].table[code]:.7g}" for name in names] for code in range(16)]
+    head = "## 4-bit codes of bitsandbytes\n\n| code | NF4 | FP4 | int4 |\n|---|---|---|---|"
+    return "\n".join([head, *(f"| {code} | {' | '.join(row)} |" for code, row in enumerate(rows)), ""])
+
+
 def diagrams() -> str:
-    """All of them, in the order of the table."""
-    return "\n" + "\n".join(map(diagram, LAYOUTS))
+    """All of them, in the order of the table, and the codes that follow them in the document."""
+    return "\n" + "\n".join([*map(diagram, LAYOUTS), codes()])
 
 
 PART = DocumentPart(Path(__file__).parents[1] / "docs" / "layouts.md", "ci.layouts", diagrams)

@@ -55,7 +55,7 @@ def test_picture_of_speed_is_that_of_the_tables():
 def test_the_site_has_every_page_and_the_reference_every_name():
     nav = (ROOT / "mkdocs.yml").read_text()
     pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
-    assert [page for page in pages if f"- {page}\n" not in nav] == []
+    assert [page for page in pages if not re.search(rf"(-|:) {page}\n", nav)] == []
     reference = "\n".join(path.read_text() for path in (ROOT / "docs" / "reference").glob("*.md"))
     shown = re.findall(r"^::: ([\w.]+)$", reference, re.MULTILINE)
     modules = {name: getattr(getattr(quantcore, name), "__module__", None) for name in quantcore.__all__}
@@ -64,6 +64,9 @@ def test_the_site_has_every_page_and_the_reference_every_name():
     full = {name: f"{module}.{name}" for name, module in modules.items() if name not in constants}
     missing = [name for name, path in full.items() if not any(f"{path}.".startswith(f"{each}.") for each in shown)]
     assert missing == []
+    wings = [path.parent.name for path in (ROOT / "quantcore").glob("[a-z]*/__init__.py")]
+    inside = {"cli", "files"}  # the program, and what the others write files with
+    assert [wing for wing in wings if wing not in inside and f"quantcore.{wing}" not in shown] == []
 
 
 def test_a_stale_table_is_found_and_written(tmp_path, monkeypatch, capsys):

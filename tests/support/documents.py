@@ -11,6 +11,7 @@ what is printed, or programs of others; `py` is a sketch with names of others, w
 import importlib.util
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -94,6 +95,40 @@ def image_models() -> Names:
     return {}
 
 
+def write_fp8_folder(source: str, target: str) -> None:
+    """The same model with its projections as FP8 codes and a scale for each row."""
+    import ml_dtypes
+
+    from quantcore.files.disk import OutputFile
+    from quantcore.models import open_model
+    from quantcore.safetensors import SafetensorsWriter
+    from quantcore.safetensors.writer import TensorSpec
+
+    shutil.copytree(source, target)
+    entries: dict[str, tuple[str, np.ndarray]] = {}
+    with open_model(source) as model:
+        for name, tensor in model.tensors.items():
+            values = tensor.values().reshape(tensor.shape)
+            if "_proj" in name:
+                scales = np.abs(values).max(axis=1, keepdims=True) / np.float32(448)
+                entries[name] = "F8_E4M3", (values / scales).astype(ml_dtypes.float8_e4m3fn)
+                entries[f"{name}_scale"] = "F32", scales
+            else:
+                entries[name] = "F32", values
+    specs = [TensorSpec(name, dtype, values.shape) for name, (dtype, values) in entries.items()]
+    with OutputFile(Path(target, "model.safetensors"), force=True) as file:
+        writer = SafetensorsWriter(file, specs, {"format": "pt"})
+        for name, (_, values) in entries.items():
+            writer.write(name, 0, np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+
+
+def how_to() -> Names:
+    """The folder of a language model, the same in FP8, a diffusion model, and a network in ONNX."""
+    names = folder() | image_models() | onnx()
+    write_fp8_folder("my-model", "my-model-fp8")
+    return names
+
+
 def torch_modules() -> Names:
     import torch
 
@@ -137,7 +172,7 @@ SCENES = {
     "docs/calibration.md": Scene(onnx, ("onnx",)),
     "docs/comfyui.md": Scene(image_models),
     "docs/data_pipelines.md": Scene(pipelines, ("pyarrow",)),
-    "docs/how_to.md": Scene(models),
+    "docs/how_to.md": Scene(how_to, ("gguf", "ml_dtypes", "onnx")),
     "docs/huggingface.md": Scene(hugging_face, ("gguf",)),
     "docs/models.md": Scene(models),
     "docs/torch.md": Scene(torch_modules, ("torch",)),
