@@ -6,7 +6,8 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
 "$PYTHON" -m venv "$WORK/tools"
-"$WORK/tools/bin/pip" install mkdocs==1.6.1 mkdocs-material==9.8.1 'mkdocstrings-python==2.0.11'
+"$WORK/tools/bin/pip" install mkdocs==1.6.1 mkdocs-material==9.8.1 'mkdocstrings-python==2.0.11' \
+    ruff -c ci/requirements-lint.txt # ruff breaks the lines of signatures
 copy_sources "$WORK/source"
 cd "$WORK/source"
 export NO_MKDOCS_2_WARNING=1

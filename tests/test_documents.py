@@ -14,6 +14,7 @@ from quantcore.ggml import SUPPORTED_TYPES
 from quantcore.ggml.types import GGML_TYPES
 
 ROOT = Path(__file__).parents[1]
+CHOOSING = "docs/choosing.md"
 
 
 def test_table_of_formats_is_that_of_the_rows():
@@ -87,18 +88,26 @@ def test_a_stale_table_is_found_and_written(tmp_path, monkeypatch, capsys):
         part.main("")
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/choosing.md", "docs/formats.md", "docs/benchmarks.md"])
+@pytest.mark.parametrize("document", ["README.md", CHOOSING, "docs/formats.md", "docs/benchmarks.md"])
 def test_every_type_is_named(document):
     text = (ROOT / document).read_text()
     assert [t.name for t in SUPPORTED_TYPES if t.block_size > 1 and t.name not in text] == []
 
 
 @pytest.mark.slow
-def test_readme_shows_what_the_demo_prints(capsys):
-    text = (ROOT / "README.md").read_text()
+def test_the_page_shows_what_the_demo_prints(capsys):
+    text = (ROOT / CHOOSING).read_text()
     shown = re.search(r"^```text\n(A digits classifier.*?)^```$", text, re.MULTILINE | re.DOTALL)[1]
     assert main(["demo"]) == 0
     assert shown.replace("x86_64_v4", isa()) == capsys.readouterr().out
+
+
+def test_the_types_of_readme_are_those_of_the_page():
+    shown, all_rows = (
+        set(re.findall(r"^\| I?Q\w+ \|(?:[^|\n]+\|){4}$", (ROOT / name).read_text(), re.MULTILINE))
+        for name in ("README.md", CHOOSING)
+    )
+    assert len(shown) > 5 and shown <= all_rows
 
 
 def test_readme_links_the_documents():
