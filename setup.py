@@ -5,6 +5,7 @@ Everything declarative is in pyproject.toml. Environment: QUANTCORE_DEBUG_BUILD=
 
 import os
 import platform
+import re
 import subprocess
 import sys
 import sysconfig
@@ -101,7 +102,19 @@ def extension(name: str, flags: list[str]) -> Extension:
     )
 
 
+def description() -> str:
+    """README.md for PyPI, which has no files beside it: built on GitHub, it has the addresses of the files there."""
+    text = Path("README.md").read_text(encoding="utf-8")
+    server, repository, ref = (os.environ.get(f"GITHUB_{name}") for name in ("SERVER_URL", "REPOSITORY", "REF_NAME"))
+    if not (server and repository and ref):
+        return text
+    at = {"!": f"{server}/{repository}/raw/{ref}", "": f"{server}/{repository}/blob/{ref}"}
+    return re.sub(r"(!?)(\[[^]]*\])\((?!https?:|#)", lambda found: f"{found[1]}{found[2]}({at[found[1]]}/", text)
+
+
 setup(
+    long_description=description(),
+    long_description_content_type="text/markdown",
     ext_modules=cythonize(
         [extension("_core", CORE_FLAGS)] + [extension(f"_{level}", flags) for level, flags in LEVELS.items()],
         build_dir="build/cython",

@@ -18,6 +18,7 @@ copy_sources "$WORK/src"
 # What the wheel must hold: all of the package but the sources of the kernels. A wing or a data file that pyproject.toml
 # does not name would be missing from it.
 (cd "$WORK/src" && find quantcore -type f ! -name '*.pyx' ! -name '*.px[di]' ! -name '*.h' | sort) >"$WORK/wanted"
+export GITHUB_SERVER_URL=https://example.org GITHUB_REPOSITORY=owner/name GITHUB_REF_NAME=v1
 python -m build --outdir "$WORK/dist" "$WORK/src" >"$WORK/log" 2>&1 || { cat "$WORK/log"; fail "the build failed"; }
 wheel=$(echo "$WORK"/dist/*.whl)
 auditwheel show "$wheel"
@@ -29,6 +30,9 @@ fi
 abi3audit --strict --summary "$wheel"
 check-wheel-contents "$wheel"
 twine check --strict "$wheel" "$WORK"/dist/*.tar.gz
+if tar -xzOf "$WORK"/dist/*.tar.gz --wildcards '*/PKG-INFO' | grep -oE '\]\((docs/|[A-Z]+\.)[^)]*'; then
+    fail "PyPI has no files beside the description: these links lead nowhere"
+fi
 
 [ "$(stat -c %s "$wheel")" -le "$LARGEST_WHEEL" ] || fail "the wheel is larger than $LARGEST_WHEEL bytes"
 python -m zipfile --list "$wheel" >"$WORK/files"
