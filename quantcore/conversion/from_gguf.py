@@ -95,7 +95,7 @@ def dequantize_model(
     with open_model(source) as model:
         if not is_file:
             return _write_checkpoint(model, fmt, options, keep_names, split_max_size or _SHARD_BYTES)
-        taken = take_source(model, None, keep_names=True, float_type=None)
+        taken = take_source(model, None, keep_names=True, file_type=None)
         plan = [PlannedTensor(t, ggml_type(t) if t.block_size == 1 else fmt) for t in taken.tensors]
         check_plan(plan, allow_requantize=True)
         if image_model(values_by_key(taken.kvs, ())(ARCHITECTURE_KEY)):

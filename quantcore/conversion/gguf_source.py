@@ -11,11 +11,12 @@ from pathlib import Path
 from quantcore._base.text import quote, shorten
 from quantcore.conversion.checkpoint_rules import transposed_weights
 from quantcore.conversion.file_types import FILE_TYPES, FileType
-from quantcore.conversion.hf import convert
+from quantcore.conversion.hf import applies_scales, convert
 from quantcore.conversion.image_models import find_image_model, fold, image_model, take_image_model
 from quantcore.conversion.metadata import set_keys
 from quantcore.conversion.rules import is_quantizable
 from quantcore.errors import FileFormatError
+from quantcore.files.disk import label
 from quantcore.ggml.types import TYPES_BY_NAME, GGMLType
 from quantcore.gguf.layout import (
     ARCHITECTURE_KEY,
@@ -27,14 +28,15 @@ from quantcore.gguf.layout import (
 from quantcore.gguf.parts import GGUFModel
 from quantcore.gguf.values import KeyValue
 from quantcore.models.bitsandbytes_decoder import packed_weights
-from quantcore.models.checkpoint_config import read_config, readable_config
+from quantcore.models.checkpoint_config import CONFIG, read_config, readable_config
 from quantcore.models.decoded_checkpoint import DecodedCheckpoint, DecodedShard, decode_checkpoint
-from quantcore.models.ggml_repacker import MXFP4
+from quantcore.models.ggml_repacker import BLOCKS, MXFP4, NVFP4
 from quantcore.models.opening import Model, checkpoint_tensors
 from quantcore.models.tensors import StoredTensor
 from quantcore.safetensors.reader import Checkpoint
 
 _KEPT_NAMES = "tensors keep the names of the checkpoint: llama.cpp does not run the file"
+_DECODED_NVFP4 = "weights in NVFP4 are decoded where rows are no blocks of 64 or llama.cpp ignores the scales beside"
 _DESCRIBED = {"architectures", "model_type"}
 """What a config.json of transformers has."""
 _F32 = TYPES_BY_NAME["F32"]
@@ -65,7 +67,7 @@ class Source:
 
 
 def take_source(
-    model: Model, arch: str | None, *, keep_names: bool, float_type: FileType | None, keep_order: bool = False
+    model: Model, arch: str | None, *, keep_names: bool, file_type: FileType | None, keep_order: bool = False
 ) -> Source:
     """The tensors and keys of the file.
 
@@ -76,22 +78,27 @@ def take_source(
         The architecture to name in the file; tensors of a checkpoint keep their names then, too.
     keep_names : bool
         Keep the names of a checkpoint's tensors.
-    float_type : FileType, optional
-        The kind of file if it is one of floats, whose tensors and keys are in the order of llama.cpp's converter;
-        otherwise tensors are in the order of ggml.
+    file_type : FileType, optional
+        The kind of file, if the types of its tensors follow from one. Of a file of floats, tensors and keys are in the
+        order of llama.cpp's converter; otherwise tensors are in the order of ggml.
     keep_order : bool, default False
         Keep the tensors of a GGUF model in its own order.
     """
     container = model.container
+    float_type = file_type if file_type and not file_type.is_quantized else None
     if isinstance(container, GGUFModel):
         tensors, left_out = take_tensors(model, keep_order=keep_order)
         kvs, notices = take_metadata(model, arch)
         tensors, shapes = fold(tensors)
         return Source(tensors, set_keys(kvs, shapes), (*notices, *left_out))
-    checkpoint = _decode(container)
-    tensors, left_out = _take_decoded(checkpoint)
     config = {} if keep_names or arch is not None else read_config(container.folder) or {}
-    if not config.keys() & _DESCRIBED:
+    is_described = bool(config.keys() & _DESCRIBED)
+    # Blocks of NVFP4 are nothing without the scales beside them, which only llama.cpp's names have a place for.
+    is_kept = file_type is None or file_type is float_type or file_type.default.name == NVFP4
+    has_place = is_described and is_kept and applies_scales(config, label(container.folder / CONFIG))
+    checkpoint = _decode(container, {MXFP4, NVFP4} if has_place else {MXFP4})
+    tensors, left_out = _take_decoded(checkpoint)
+    if not is_described:
         image = None if keep_names else image_model(arch)
         if arch is None and not keep_names:
             image = find_image_model((t.name for t in tensors), model.label)
@@ -103,14 +110,18 @@ def take_source(
         return Source(tensors, kvs, (*notices, _KEPT_NAMES, *left_out))
     shards = {t.name: i for i, shard in enumerate(_sorted_shards(checkpoint)) for t in shard.tensors}
     ordered = sorted(tensors, key=lambda tensor: (shards[tensor.name], tensor.name))
-    has_blocks = any(tensor.type == MXFP4 for tensor in tensors)
-    # What the converter says of a file of floats whose experts are MXFP4.
-    said = FILE_TYPES["MXFP4_MOE"] if float_type and has_blocks else float_type
+    coded = {tensor.type for tensor in tensors} & BLOCKS.keys() if float_type else set()
+    # What the converter says of a file of floats in which weights keep their codes.
+    said = FILE_TYPES[NVFP4 if NVFP4 in coded else "MXFP4_MOE"] if coded else float_type
     found = convert(container.folder, config, ordered, said.id if said else 0)
     named = found.tensors if float_type else _sort(found.tensors)
     kept = {t.name: _kept_type(t, float_type) for t in named if not is_quantizable(t.name, t.shape)}
-    kept |= {t.name: TYPES_BY_NAME[MXFP4] for t in named if float_type and t.type == MXFP4}
-    return Source(named, found.kvs, (*found.notices, *left_out), is_converted=True, kept=kept)
+    kept |= {t.name: TYPES_BY_NAME[t.type] for t in named if t.type in coded}
+    told = [*found.notices, *left_out]
+    told += (f"weights in {kind} keep their codes, as llama.cpp's converter has it" for kind in sorted(coded))
+    if is_kept and any(t.origin is not None and t.origin.type == NVFP4 and t.type != NVFP4 for t in tensors):
+        told.append(_DECODED_NVFP4)
+    return Source(named, found.kvs, tuple(told), is_converted=True, kept=kept)
 
 
 def _kept_type(tensor: StoredTensor, float_type: FileType | None) -> GGMLType:
@@ -131,7 +142,7 @@ def take_tensors(model: Model, *, keep_order: bool = False) -> tuple[list[Stored
     """
     container = model.container
     if not isinstance(container, GGUFModel):
-        return _take_decoded(_decode(container))
+        return _take_decoded(_decode(container, {MXFP4}))
     for tensor in model.stored:
         if tensor.ggml is None:
             raise FileFormatError(f"{model.label}: tensor {quote(tensor.name)}: GGUF has no type for {tensor.type}")
@@ -139,10 +150,10 @@ def take_tensors(model: Model, *, keep_order: bool = False) -> tuple[list[Stored
     return kept if keep_order else _sort(kept), notices
 
 
-def _decode(checkpoint: Checkpoint) -> DecodedCheckpoint:
+def _decode(checkpoint: Checkpoint, blocks: set[str]) -> DecodedCheckpoint:
     config = readable_config(checkpoint.folder)
     transposed = transposed_weights(config, packed_weights(checkpoint))
-    return decode_checkpoint(checkpoint, config, "F32", transposed=transposed, for_ggml=True)
+    return decode_checkpoint(checkpoint, config, "F32", transposed=transposed, blocks=frozenset(blocks))
 
 
 def _take_decoded(checkpoint: DecodedCheckpoint) -> tuple[list[StoredTensor], tuple[str, ...]]:

@@ -177,7 +177,7 @@ def quantize_model(
             model,
             arch,
             keep_names=keep_names,
-            float_type=file_type if is_float else None,
+            file_type=file_type,
             keep_order=keep_split,
         )
         said = list(taken.notices)

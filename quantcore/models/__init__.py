@@ -9,7 +9,7 @@ quantized_sources : how a checkpoint is quantized already; what is not decoded i
 decoded_checkpoint : a checkpoint of codes as one of floats, which conversions read.
 scaled_layouts : the table of layouts of codes with scales; scaled_claims : which tensors are in which of them.
 code_tables : the values of codes. decoders, scaled_tensors, bitsandbytes_decoder : what decodes a tensor.
-ggml_repacker : MXFP4 as the blocks of ggml.
+ggml_repacker : MXFP4 and NVFP4 as the blocks of ggml; block_scales : the scales beside these.
 packed_weights : how one tensor of a checkpoint is kept, or packed to 4 bits.
 transposed_weights : weights that are packed the other way round than the model stores them.
 comparison, comparison_results, tensor_comparison : `compare_models`.

@@ -14,9 +14,10 @@ from quantcore._base.arrays import DTYPE_NAMES, ELEMENT_TYPES
 from quantcore._base.text import quote
 from quantcore.errors import FileFormatError
 from quantcore.models.bitsandbytes_decoder import BitsandbytesDecoder, load_state, packed_weights
+from quantcore.models.block_scales import INPUT_SCALE, SCALE, scale_name
 from quantcore.models.checkpoint_config import nested_configs
 from quantcore.models.decoders import Decoder, Matrices, TransposedDecoder, keep_matrices, remember
-from quantcore.models.ggml_repacker import MXFP4, BlockRepacker
+from quantcore.models.ggml_repacker import BLOCKS, BlockRepacker, WeightScale
 from quantcore.models.quantized_sources import BITSANDBYTES, QuantizedSource, check_source
 from quantcore.models.scaled_claims import Claim, find_claims
 from quantcore.models.scaled_tensors import ScaledDecoder
@@ -36,7 +37,7 @@ class DecodedInfo(SafetensorsInfo):
 
     Attributes
     ----------
-    source : Decoder or BlockRepacker
+    source : Decoder, BlockRepacker or WeightScale
         Gives the bytes.
     kind : str
         What the codes are.
@@ -44,7 +45,7 @@ class DecodedInfo(SafetensorsInfo):
         Bytes in the file, scales included.
     """
 
-    source: Decoder | BlockRepacker
+    source: Decoder | BlockRepacker | WeightScale
     kind: str
     file_bytes: int
 
@@ -105,7 +106,7 @@ def decode_checkpoint(
     dtype: str | None = None,
     *,
     transposed: frozenset[str] = frozenset(),
-    for_ggml: bool = False,
+    blocks: frozenset[str] | None = None,
 ) -> DecodedCheckpoint:
     """Look at a checkpoint as one of floats.
 
@@ -118,8 +119,10 @@ def decode_checkpoint(
         The type of what is decoded. None: that of the weight before it was quantized, as far as it is known.
     transposed : frozenset of str
         Weights that bitsandbytes packed the other way round than the model has them.
-    for_ggml : bool, default False
-        Give MXFP4 as blocks of ggml, and no matrix transposed.
+    blocks : frozenset of str, optional
+        Kinds of codes to give as blocks of ggml (of `ggml_repacker.BLOCKS`), in rows of whole blocks, and no matrix of
+        such codes transposed. The second scale of a weight of NVFP4 is then a tensor named `*.scale`, and that of its
+        activations one named `*.input_scale`. None: all are decoded.
 
     Raises
     ------
@@ -127,7 +130,7 @@ def decode_checkpoint(
         It is quantized by a method that is not decoded; codes, scales and states do not fit together.
     """
     sources = check_source(checkpoint, config)
-    decoded = read_codes(checkpoint, config, sources, dtype, transposed=transposed, for_ggml=for_ggml)
+    decoded = read_codes(checkpoint, config, sources, dtype, transposed=transposed, blocks=blocks)
     methods = [source for source in sources if source.method != BITSANDBYTES]
     if methods and not any(isinstance(tensor, DecodedInfo) for tensor in decoded.tensors):
         raise FileFormatError(
@@ -149,7 +152,7 @@ def read_codes(
     dtype: str | None,
     *,
     transposed: frozenset[str] = frozenset(),
-    for_ggml: bool = False,
+    blocks: frozenset[str] | None = None,
 ) -> DecodedCheckpoint:
     """As `decode_checkpoint`, but what is not decoded stays as it is; `sources` are methods that are decoded."""
     claims = find_claims(checkpoint, tuple(source.settings for source in sources if source.method != BITSANDBYTES))
@@ -159,8 +162,8 @@ def read_codes(
     own_dtype = dtype or _find_dtype([t for t in checkpoint.tensors if t.name not in parts], config)
     made: dict[str, DecodedInfo] = {}
     matrices = keep_matrices()
-    for name, claim in claims.weights.items():
-        made[name] = _decode(checkpoint, claim, own_dtype, matrices, for_ggml=for_ggml)
+    for claim in claims.weights.values():
+        made |= _decode(checkpoint, claim, own_dtype, matrices, blocks)
     load = remember(lambda name: load_state(checkpoint, tensors, name, packed[name]), MOST_STATES)
     for name in packed:
         decoder: Decoder = BitsandbytesDecoder(checkpoint, tensors, name, packed[name], partial(load, name), dtype)
@@ -175,18 +178,39 @@ def read_codes(
         )
         for shard in checkpoint.shards
     )
-    return DecodedCheckpoint(checkpoint, shards, _notices(claims.left_out))
+    return DecodedCheckpoint(checkpoint, shards, _notices([name for name in claims.left_out if name not in made]))
 
 
-def _decode(checkpoint: Checkpoint, claim: Claim, dtype: str, matrices: Matrices, *, for_ggml: bool) -> DecodedInfo:
+def _decode(
+    checkpoint: Checkpoint, claim: Claim, dtype: str, matrices: Matrices, blocks: frozenset[str] | None
+) -> dict[str, DecodedInfo]:
+    """What is made of a weight, by the names of the tensors in whose place it is."""
     decoder = ScaledDecoder(
         checkpoint, claim.codes, claim.scale, claim.global_scale, claim.shape, claim.spread, claim.layout, dtype
     )
-    if for_ggml and decoder.kind == MXFP4:
-        blocks = BlockRepacker(decoder)
-        return DecodedInfo(claim.name, claim.shape, MXFP4, 0, blocks.nbytes, blocks, MXFP4, decoder.nbytes)
-    is_transposed = claim.layout is not None and claim.layout.is_transposed and not for_ggml
-    return _info(claim.name, TransposedDecoder(decoder, matrices) if is_transposed else decoder)
+    layout, kind = claim.layout, decoder.kind
+    if layout is None or blocks is None or kind not in blocks or not _has_whole_blocks(claim, kind):
+        is_transposed = layout is not None and layout.is_transposed and blocks is None
+        return {claim.codes.name: _info(claim.name, TransposedDecoder(decoder, matrices) if is_transposed else decoder)}
+    packed = BlockRepacker(decoder)
+    made = {
+        claim.codes.name: DecodedInfo(claim.name, claim.shape, kind, 0, packed.nbytes, packed, kind, decoder.nbytes)
+    }
+    for info, ending in ((claim.global_scale, SCALE), (claim.activation_scale, INPUT_SCALE)):
+        if info is not None:
+            value = WeightScale(checkpoint, info, layout.is_divided)
+            made[info.name] = DecodedInfo(
+                scale_name(claim.name, ending), (1,), "F32", 0, 4, value, info.dtype, info.nbytes
+            )
+    return made
+
+
+def _has_whole_blocks(claim: Claim, kind: str) -> bool:
+    """Whether rows are whole blocks, and the scales beside them, if there are any, are those of a matrix `*.weight`."""
+    beside = [info for info in (claim.global_scale, claim.activation_scale) if info is not None]
+    is_one = len(claim.shape) == 2 and claim.name.endswith(".weight")
+    has_place = is_one and all(prod(info.shape) == 1 and info.dtype in ELEMENT_TYPES for info in beside)
+    return claim.shape[-1] % BLOCKS[kind].elements == 0 and (has_place or not beside)
 
 
 def _info(name: str, decoder: Decoder) -> DecodedInfo:
@@ -209,7 +233,7 @@ def _find_dtype(others: list[SafetensorsInfo], config: dict[str, Any] | None) ->
     return max(sizes, key=lambda name: sizes[name])
 
 
-def _notices(left_out: tuple[str, ...]) -> tuple[str, ...]:
+def _notices(left_out: list[str]) -> tuple[str, ...]:
     if not left_out:
         return ()
     more = f" and {len(left_out) - 1} more like it" if len(left_out) > 1 else ""

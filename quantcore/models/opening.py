@@ -16,6 +16,7 @@ from quantcore.files.kinds import GGUF, HEAD_BYTES, SAFETENSORS, kind_of, say_wr
 from quantcore.files.tensor_reader import TensorFiles
 from quantcore.ggml.types import TYPES_BY_NAME
 from quantcore.gguf.parts import GGUFModel, open_gguf
+from quantcore.models.block_scales import apply_scales
 from quantcore.models.checkpoint_config import readable_config
 from quantcore.models.decoded_checkpoint import DecodedCheckpoint, DecodedInfo, read_codes
 from quantcore.models.decoders import Decoder
@@ -65,7 +66,7 @@ class Model(TensorFiles):
             The state of a packed weight, or a scale, is missing or contradicts the codes.
         """
         if isinstance(self.container, GGUFModel):
-            return {tensor.name: tensor for tensor in self.stored}
+            return {tensor.name: tensor for tensor in apply_scales(self.stored)[0]}
         config = readable_config(self.container.folder)
         sources = [source for source in find_quantization(self.container, config) if is_decoded(source)]
         checkpoint = read_codes(self.container, config, sources, "F32")

@@ -39,7 +39,7 @@ class Claim:
     shape : tuple of int
         As it is packed: the last axis is that of the codes.
     codes : SafetensorsInfo
-    scale, global_scale : SafetensorsInfo or None
+    scale, global_scale, activation_scale : SafetensorsInfo or None
     spread : Spread
     layout : ScaledLayout or None
         None for codes that are the values themselves.
@@ -52,6 +52,7 @@ class Claim:
     global_scale: SafetensorsInfo | None
     spread: Spread
     layout: ScaledLayout | None
+    activation_scale: SafetensorsInfo | None = None
 
     @property
     def parts(self) -> tuple[SafetensorsInfo, ...]:
@@ -180,7 +181,8 @@ class _Finder:
             stacked = prod(shape[:-2])
             if global_scale.dtype != "F32" or prod(global_scale.shape) not in (1, stacked):
                 self.refuse(global_scale, f"is {global_scale.dtype} of shape {global_scale.shape}, expected one F32")
-        return Claim(base, shape, codes, scale, global_scale, spread, layout)
+        activation_scale = self._tensors.get(layout.scale_of(base, layout.activation_scale))
+        return Claim(base, shape, codes, scale, global_scale, spread, layout, activation_scale)
 
     def _check_comfy(self, tensor: SafetensorsInfo) -> bool:
         if tensor.nbytes > _MOST_COMFY_BYTES:

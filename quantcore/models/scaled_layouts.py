@@ -38,8 +38,10 @@ class ScaledLayout:
         Rows and columns that share a scale if neither shapes nor configuration say so.
     global_scale : str
         The name of a second scale for the whole weight, if there is one, in float32.
+    activation_scale : str
+        The name of the scale of the activations that meet the weight, if files of blocks have a place for it.
     is_divided : bool
-        Whether scales are divided by the second one instead of being multiplied.
+        Whether scales are divided by the second one instead of being multiplied; that of activations is a divisor, too.
     is_transposed : bool
         Whether the model has rows and columns the other way round; blocks are an axis of their own then.
     """
@@ -53,6 +55,7 @@ class ScaledLayout:
     block: int = 0
     rectangles: tuple[int, int] | None = None
     global_scale: str = ""
+    activation_scale: str = ""
     is_divided: bool = False
     is_transposed: bool = False
 
@@ -70,7 +73,7 @@ LAYOUTS: tuple[ScaledLayout, ...] = (
     ScaledLayout("MXFP4 of DeepSeek", _BYTES, "{module}scale", E8M0_BYTES, packed="E2M1", block=32),
     ScaledLayout(
         "NVFP4 of ModelOpt", ("U8",), "{base}_scale", ("F8_E4M3",), packed="E2M1", block=16,
-        global_scale="{base}_scale_2",
+        global_scale="{base}_scale_2", activation_scale="{module}input_scale",
     ),
     ScaledLayout("MXFP8", _FP8, "{base}_scale", E8M0_BYTES, block=32),
     # compressed-tensors, fbgemm, ModelOpt
@@ -78,7 +81,7 @@ LAYOUTS: tuple[ScaledLayout, ...] = (
     ScaledLayout("INT8", ("I8",), "{base}_scale", _FLOATS),
     ScaledLayout(
         "NVFP4 of compressed-tensors", ("U8",), "{base}_scale", ("F8_E4M3",), suffix="_packed", packed="E2M1", block=16,
-        global_scale="{base}_global_scale", is_divided=True,
+        global_scale="{base}_global_scale", activation_scale="{module}input_global_scale", is_divided=True,
     ),
     ScaledLayout(
         "MXFP4 of compressed-tensors", ("U8",), "{base}_scale", E8M0_BYTES, suffix="_packed", packed="E2M1", block=32

@@ -189,16 +189,23 @@ class ScaledDecoder(Decoder):
         return values
 
     def read_packed(self, first: int, stop: int) -> tuple[Bytes, Bytes]:
-        """The bytes of codes and of scales of whole blocks, elements first to stop."""
+        """The bytes of codes and of scales of whole blocks, elements first to stop.
+
+        Raises
+        ------
+        FileFormatError
+            A scale is negative or NaN.
+        """
         assert self._scale is not None
         block = self.block_size
         codes = np.empty((stop - first) // 2, np.uint8)
         scales = np.empty((stop - first) // block, np.uint8)
         self._checkpoint.read_into(self._codes, first // 2, codes)
         self._checkpoint.read_into(self._scale, first // block, scales)
-        bad = np.flatnonzero(np.isnan(SCALE_VALUES[self._scale.dtype][scales]))
+        values = SCALE_VALUES[self._scale.dtype][scales]
+        bad = np.flatnonzero(~(values >= 0))
         if bad.size:
-            raise self._error(self._scale, f"scale {first // block + bad[0]} is nan, expected a number")
+            raise self._error(self._scale, f"scale {first // block + bad[0]} is {values[bad[0]]}, expected at least 0")
         return codes, scales
 
     def _read_global(self, info: SafetensorsInfo) -> Scales:

@@ -161,11 +161,14 @@ class StoredTensor(ModelTensor):
         The type in a GGUF file; None: GGUF has no such type.
     origin : Origin, optional
         What it is in the file, if it is decoded while it is read.
+    factors : ndarray of float32, shape (n,), optional
+        What `decode` multiplies the values by: all, or those of each of n parts of one size.
     """
 
     file: str
     ggml: GGMLType | None = field(repr=False)
     origin: Origin | None = None
+    factors: NDArray[np.float32] | None = field(default=None, compare=False)
 
     @property
     def file_type(self) -> str:
@@ -199,6 +202,14 @@ class StoredTensor(ModelTensor):
 
     def decode(self, data: Bytes, start: int, buffer: Bytes, n_threads: int | None) -> Floats:
         """The values of what was read from element `start` on; `buffer` takes 4 bytes for each, if need be."""
+        values = self._decode(data, start, buffer, n_threads)
+        if self.factors is None:
+            return values
+        part = np.arange(start, start + values.size) // (self.size // self.factors.size)
+        floats = values.values(0, values.size).astype(np.float32, copy=False) * self.factors[part]
+        return _flat(floats.view(np.uint8), arrays.FLOAT32, start)
+
+    def _decode(self, data: Bytes, start: int, buffer: Bytes, n_threads: int | None) -> Floats:
         if self.type in ELEMENT_TYPES:
             return _flat(data, ELEMENT_TYPES[self.type], start)
         if self.is_integer:

@@ -51,7 +51,7 @@ def refusal(folder, **options):
 def test_file_is_that_of_llama_cpps_converter(name, source, kind, tmp_path):
     folder = make_model(name, tmp_path / "tiny", source)
     quantize_model(folder, tmp_path / "out.gguf", kind)
-    expected = json.loads(GOLDEN.read_text())[name][f"{source} to {kind}"]
+    expected = json.loads((GOLDEN / "folders.json").read_text())[name][f"{source} to {kind}"]
     assert hashlib.sha256((tmp_path / "out.gguf").read_bytes()).hexdigest() == expected
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import quantcore
-from quantcore.conversion import quantize_model
+from quantcore.conversion import dequantize_checkpoint, quantize_model
 from quantcore.gguf import GGUFReader
-from tests.support import llama_client
+from tests.support import llama_client, nvfp4_models
 from tests.support.hf_models import LLAMA, MODELS, byte_pairs, make_model, write_json
 from tests.support.models import minilm_folder, write_minilm_gguf
 
@@ -33,6 +33,22 @@ def test_every_architecture_runs(name, tmp_path):
     found = llama_client.next_token_logprobs(out, PROMPTS, size)
     assert found.shape == (2, size) and np.isfinite(found).all()
     assert np.abs(np.exp(found.astype(np.float64)).sum(axis=1) - 1).max() < 1e-3
+
+
+@pytest.mark.slow
+@needs_llama
+@pytest.mark.parametrize("layout", nvfp4_models.LAYOUTS)
+@pytest.mark.parametrize("name", nvfp4_models.MODELS)
+def test_blocks_of_nvfp4_run_as_their_values_do(name, layout, tmp_path):
+    folder = nvfp4_models.make_nvfp4_model(name, tmp_path / "tiny", layout)
+    dequantize_checkpoint(folder, tmp_path / "decoded" / "tiny", "F32")
+    probabilities = []
+    for source in (folder, tmp_path / "decoded" / "tiny"):
+        out = source.with_name("out.gguf")
+        quantize_model(source, out, "F32")
+        size = len(GGUFReader(out).value("tokenizer.ggml.tokens"))
+        probabilities.append(np.exp(llama_client.next_token_logprobs(out, PROMPTS, size).astype(np.float64)))
+    assert np.abs(probabilities[0] - probabilities[1]).max() < 0.03  # activations are rounded to 8 bits beside blocks
 
 
 def test_a_classifier_that_llama_cpp_does_not_load_is_told(tmp_path):

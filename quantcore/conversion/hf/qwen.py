@@ -119,6 +119,7 @@ QWEN3 = replace(
     QWEN2,
     names=("Qwen3ForCausalLM", "Qwen3Model"),
     gguf_name="qwen3",
+    applies_scales=True,
     write_keys=_write_qwen3_keys,
     tensor_names=(*DECODER, *FEED_FORWARD_NAMES, *QK_NORMS),
     read_settings=_read_qwen3_settings,
@@ -126,6 +127,7 @@ QWEN3 = replace(
 QWEN3_MOE = Architecture(
     names=("Qwen3MoeForCausalLM",),
     gguf_name="qwen3moe",
+    applies_scales=True,
     write_vocabulary=lambda context: write_bpe(context.tokenizer, context.writer, context.notices),
     write_keys=_write_expert_keys,
     tensor_names=(*DECODER, *of_layers("mlp.gate.weight"), *QK_NORMS),

@@ -21,6 +21,7 @@ from quantcore.conversion.image_models import unfold
 from quantcore.errors import FileFormatError
 from quantcore.gguf.layout import ARCHITECTURE_KEY
 from quantcore.gguf.parts import GGUFModel
+from quantcore.models.block_scales import apply_scales
 from quantcore.models.tensors import StoredTensor
 
 _EMBEDDING = "token_embd.weight"
@@ -71,6 +72,8 @@ def restore(container: GGUFModel, tensors: list[StoredTensor], *, keep_names: bo
         unknown = "" if keep_names else f" (architecture {quote(str(architecture))} is not one of those that are known)"
         tensors = unfold(tensors, container.kvs)
         return Restored(tensors, None, (f"tensors keep their own names, and there is no config.json{unknown}",))
+    tensors, of_activations = apply_scales(tensors)
+    tensors = [tensor if tensor.factors is None else decode(tensor) for tensor in tensors]
     by_name = {tensor.name: tensor for tensor in tensors}
     if _EMBEDDING not in by_name:
         foreign = "tensors keep their own names, which are not those of llama.cpp; there is no config.json"
@@ -99,6 +102,8 @@ def restore(container: GGUFModel, tensors: list[StoredTensor], *, keep_names: bo
     left_out = [name for name in record.constant_names if name in by_name]
     if left_out:
         notices.append(f"left out, since they are computed from hyperparameters: {', '.join(left_out)}")
+    if of_activations:
+        notices.append(f"left out, since they are for quantized activations: {of_activations[0]} and all like it")
     notices.append("no tokenizer is written: a GGUF file does not hold all that its files had; copy them beside")
     return Restored(made, config, tuple(notices))
 

@@ -115,6 +115,11 @@ def find_architecture(config: dict[str, Any], path: str) -> Architecture:
     return ARCHITECTURES[name]
 
 
+def applies_scales(config: dict[str, Any], path: str) -> bool:
+    """Whether llama.cpp applies the scales beside the weights of a checkpoint's architecture."""
+    return find_architecture(config, path).applies_scales
+
+
 def _check(record: Architecture, config: Hyperparameters) -> None:
     for names in record.required:
         config.count(names)

@@ -96,8 +96,8 @@ def unstack(source: StoredTensor, names: Sequence[str]) -> list[StoredTensor]:
 
 
 def decode(source: StoredTensor) -> StoredTensor:
-    """A tensor of blocks as one of float32, whose elements can be read one by one; others are themselves."""
-    if source.block_size == 1:
+    """A tensor of blocks or with factors as one of float32, to be read one by one; others as they are."""
+    if source.block_size == 1 and source.factors is None:
         return source
     return replace(
         source,
@@ -106,6 +106,7 @@ def decode(source: StoredTensor) -> StoredTensor:
         nbytes=4 * source.size,
         read_into=partial(_read_decoded, source),
         origin=Origin(source.type, 8 * source.nbytes / source.size),
+        factors=None,
     )
 
 

@@ -1,16 +1,20 @@
 """The tensors of a checkpoint as GGUF has them: their names, and what is done to their values."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 from functools import partial
+
+import numpy as np
 
 from quantcore._base.text import quote
 from quantcore.conversion.hf.architecture import Architecture, Context, Experts
 from quantcore.conversion.hf.hyperparameters import HEADS, KV_HEADS
 from quantcore.conversion.hf.streams import constant, rotary_order, select_rows, shift, stack, transpose
 from quantcore.errors import FileFormatError
+from quantcore.models.block_scales import INPUT_SCALE, SCALE, scale_name
+from quantcore.models.ggml_repacker import NVFP4
 from quantcore.models.tensors import StoredTensor
 
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.", re.ASCII)
@@ -46,17 +50,24 @@ def arrange(record: Architecture, context: Context, sources: Iterable[StoredTens
     map_name = name_map(record, context.n_layers)
     path = context.config.path
     made = [constant(name, values, path) for name, values in record.constants(context)]
-    for tensor in _join_experts(record, context, _rename(record, sources)):
+    weights, scales = _set_scales_apart(_rename(record, sources))
+    taken_over: list[StoredTensor] = []
+    for tensor, members in _join_experts(record, context, weights):
         mapped = map_name(tensor.name)
         if mapped is None:
             raise FileFormatError(
                 f"{tensor.file}: tensor {quote(tensor.name)}: has no place in llama.cpp's {record.gguf_name} of "
                 f"{context.n_layers} layers"
             )
-        made.append(_transform(record, context, tensor, mapped))
-    _check_layers(context, made)
+        arranged = _transform(record, context, tensor, mapped)
+        if arranged.origin is None or arranged.block_size == 1:
+            made.append(arranged)
+        else:
+            taken_over += (arranged, *_join_scales(scales, members, arranged))
     # The converter writes first what it takes over as it is.
-    return sorted(made, key=lambda tensor: tensor.origin is None or tensor.block_size == 1)
+    made = [*taken_over, *made]
+    _check_layers(context, made)
+    return made
 
 
 def name_map(record: Architecture, n_layers: int) -> Callable[[str], str | None]:
@@ -81,16 +92,18 @@ def _rename(record: Architecture, sources: Iterable[StoredTensor]) -> Iterator[S
             yield replace(tensor, name=name)
 
 
-def _join_experts(record: Architecture, context: Context, tensors: Iterable[StoredTensor]) -> Iterator[StoredTensor]:
-    """All tensors; the experts of a layer as stacks in the place of the last of them."""
+def _join_experts(
+    record: Architecture, context: Context, tensors: Iterable[StoredTensor]
+) -> Iterator[tuple[StoredTensor, Sequence[str]]]:
+    """All tensors and the names of what each is made of; the experts of a layer are stacks in the place of the last."""
     experts = record.experts
     waiting: dict[int, dict[str, StoredTensor]] = {}
     for tensor in tensors:
         parts = record.split(context, tensor)
         if parts is not None:
-            yield from parts
+            yield from ((part, (part.name,)) for part in parts)
         elif experts is None or experts.part not in tensor.name:
-            yield tensor
+            yield tensor, (tensor.name,)
         else:
             match = _LAYER.search(tensor.name)
             layer = int(match[1]) if match else -1
@@ -110,12 +123,33 @@ def _join_experts(record: Architecture, context: Context, tensors: Iterable[Stor
 
 def _stack_experts(
     experts: Experts, held: dict[str, StoredTensor], layer: int, n_experts: int, file: str
-) -> Iterator[StoredTensor]:
+) -> Iterator[tuple[StoredTensor, Sequence[str]]]:
     for word in experts.words:
         names = [experts.name.format(layer=layer, expert=i, word=word) for i in range(n_experts)]
         if missing := [name for name in names if name not in held]:
             raise FileFormatError(f"{file}: tensor {quote(missing[0])}: missing among the experts of layer {layer}")
-        yield stack([held[name] for name in names], experts.stacked.format(layer=layer, word=word))
+        yield stack([held[name] for name in names], experts.stacked.format(layer=layer, word=word)), names
+
+
+def _set_scales_apart(tensors: Iterable[StoredTensor]) -> tuple[list[StoredTensor], Mapping[str, StoredTensor]]:
+    """The tensors that are no scales beside blocks, and by name those that are."""
+    tensors = list(tensors)
+    blocks = [tensor.name for tensor in tensors if tensor.type == NVFP4]
+    names = {scale_name(name, ending) for name in blocks for ending in (SCALE, INPUT_SCALE)}
+    scales = {tensor.name: tensor for tensor in tensors if tensor.name in names}
+    return [tensor for tensor in tensors if tensor.name not in names], scales
+
+
+def _join_scales(
+    scales: Mapping[str, StoredTensor], members: Sequence[str], weight: StoredTensor
+) -> Iterator[StoredTensor]:
+    """The scales beside a weight, or beside the weights that are stacked in it; none where all are 1."""
+    for ending in (SCALE, INPUT_SCALE):
+        found = [scales.get(scale_name(name, ending)) for name in members]
+        values = np.array([1 if scale is None else scale.values()[0] for scale in found], np.float32)
+        is_trivial = abs(values[0] - 1.0) < 1e-6 if len(members) == 1 else np.allclose(values, 1.0, atol=1e-6)
+        if not is_trivial:
+            yield constant(scale_name(weight.name, ending), values, weight.file)
 
 
 class Change(Enum):

@@ -1,0 +1,161 @@
+"""Hugging Face folders in NVFP4: the file of llama.cpp's converter, in which the codes are the same, and back."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from quantcore.conversion import dequantize_checkpoint, dequantize_model, quantize_model
+from quantcore.errors import FileFormatError
+from quantcore.files.disk import OutputFile
+from quantcore.gguf import GGUFWriter, KeyValue
+from quantcore.models import compare_models, open_model
+from tests.support.make_hf_golden import GOLDEN, digest
+from tests.support.nvfp4_models import COMPRESSED, CONVERTED, DECODED, LAYOUTS, MODELOPT, make_nvfp4_model
+
+pytest.importorskip("gguf")
+DIGESTS = json.loads((GOLDEN / "nvfp4.json").read_text())
+WEIGHT = "model.layers.0.self_attn.q_proj.weight"
+BACK = ("llama", "mixtral", "qwen3", "qwen3moe")
+
+
+def decoded(folder):
+    """The values of a checkpoint by name."""
+    dequantize_checkpoint(folder, folder.parent / "decoded", "F32")
+    return load_file(folder.parent / "decoded" / "model.safetensors")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", CONVERTED)
+def test_file_of_floats_is_that_of_the_converter(name, layout, tmp_path):
+    folder = make_nvfp4_model(name, tmp_path / "tiny", layout)
+    report = quantize_model(folder, tmp_path / "out.gguf", "F16")
+    assert digest(tmp_path / "out.gguf") == DIGESTS[name][layout]
+    assert any((t.source_type, t.target_type) == ("NVFP4", "NVFP4") for t in report.tensors)
+    assert not any("left out" in notice for notice in report.notices)
+
+
+@pytest.mark.parametrize("qtype", ["F32", "BF16", "NVFP4", "COPY"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", BACK)
+def test_nothing_is_lost_on_the_way_there_and_back(name, layout, qtype, tmp_path):
+    folder = make_nvfp4_model(name, tmp_path / "tiny", layout)
+    quantize_model(folder, tmp_path / "out.gguf", qtype, tensor_types=[("embd|head|gate_inp", "F32")])
+    report = dequantize_model(tmp_path / "out.gguf", tmp_path / "back", "F32")
+    assert any("input_scale" in notice for notice in report.notices)
+    expected, found = decoded(folder), load_file(tmp_path / "back" / "model.safetensors")
+    assert found.keys() == expected.keys()
+    coded = {t.name.replace("_packed", "") for t in open_model(folder).stored if t.type == "U8"}
+    assert coded
+    for key in coded:
+        # Of the inverse of a scale, the last bit is not that of a division by it.
+        tolerance = 0 if layout == MODELOPT else 2.0**-22
+        np.testing.assert_allclose(found[key], expected[key].reshape(found[key].shape), rtol=tolerance, err_msg=key)
+
+
+@pytest.mark.parametrize("qtype", ["Q8_0", "Q4_K_M", "MXFP4"])
+def test_other_types_are_those_of_the_decoded_folder(qtype, tmp_path):
+    folder = make_nvfp4_model("qwen3moe", tmp_path / "tiny", MODELOPT)
+    quantize_model(folder, tmp_path / "out.gguf", qtype)
+    dequantize_checkpoint(folder, tmp_path / "decoded" / "tiny", "F32")
+    quantize_model(tmp_path / "decoded" / "tiny", tmp_path / "expected.gguf", qtype)
+    assert (tmp_path / "out.gguf").read_bytes() == (tmp_path / "expected.gguf").read_bytes()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", DECODED)
+def test_where_llama_cpp_applies_no_scales_there_are_floats(name, layout, tmp_path):
+    folder = make_nvfp4_model(name, tmp_path / "tiny", layout)
+    report = quantize_model(folder, tmp_path / "out.gguf", "F32")
+    dequantize_checkpoint(folder, tmp_path / "decoded" / "tiny", "F32")
+    quantize_model(tmp_path / "decoded" / "tiny", tmp_path / "expected.gguf", "F32")
+    assert (tmp_path / "out.gguf").read_bytes() == (tmp_path / "expected.gguf").read_bytes()
+    assert any(notice.startswith("weights in NVFP4 are decoded where") for notice in report.notices)
+
+
+@pytest.mark.parametrize("options", [{"keep_names": True}, {"arch": "llama"}])
+def test_a_container_without_a_place_for_scales_has_values(options, tmp_path):
+    folder = make_nvfp4_model("llama", tmp_path / "tiny", MODELOPT)
+    quantize_model(folder, tmp_path / "out.gguf", "F32", **options)
+    with open_model(tmp_path / "out.gguf") as model:
+        assert "NVFP4" not in {t.type for t in model.stored}
+        assert np.array_equal(model.tensors[WEIGHT].values(), decoded(folder)[WEIGHT].reshape(-1))
+
+
+def test_comparison_applies_scales(tmp_path):
+    """A file of blocks and scales has the values of one of floats."""
+    folder = make_nvfp4_model("qwen3moe", tmp_path / "tiny", MODELOPT)
+    dequantize_checkpoint(folder, tmp_path / "decoded" / "tiny", "F32")
+    quantize_model(folder, tmp_path / "blocks.gguf", "F32")
+    quantize_model(tmp_path / "decoded" / "tiny", tmp_path / "floats.gguf", "F32")
+    found = compare_models(tmp_path / "floats.gguf", tmp_path / "blocks.gguf")
+    assert found.total.mse == 0 and any(t.type == "NVFP4" for t in found.tensors)
+    assert not found.missing and not found.extra
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("ending", "value", "message"),
+    [
+        ("weight_scale", -1.0, "scale 0 is -1.0, expected at least 0"),
+        ("weight_scale", np.nan, "scale 0 is nan, expected at least 0"),
+        ("second", 0.0, "is 0.0, expected a positive number"),
+        ("second", np.inf, "is inf, expected a positive number"),
+        ("input", -1.0, "is -1.0, expected a positive number"),
+        ("input", np.nan, "is nan, expected a positive number"),
+    ],
+)
+def test_bad_scales(ending, value, message, layout, tmp_path):
+    names = {"second": "weight_scale_2", "input": "input_scale"}
+    if layout == COMPRESSED:
+        names = {"second": "weight_global_scale", "input": "input_global_scale"}
+    name = WEIGHT.removesuffix("weight") + names.get(ending, ending)
+
+    def change(tensors):
+        tensors[name].reshape(-1)[0] = value
+
+    folder = make_nvfp4_model("llama", tmp_path / "tiny", layout, change)
+    with pytest.raises(FileFormatError, match=f"{name}.*: {message}"):
+        quantize_model(folder, tmp_path / "out.gguf", "F16")
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_experts_without_a_scale_of_activations_have_one(tmp_path):
+    """An expert that calibration never reached has none, which stands for 1."""
+
+    def change(tensors):
+        del tensors["model.layers.0.mlp.experts.1.up_proj.input_scale"]
+        tensors["model.layers.0.mlp.experts.0.up_proj.input_scale"] = np.array(np.float32(0.25))
+
+    folder = make_nvfp4_model("qwen3moe", tmp_path / "tiny", MODELOPT, change)
+    quantize_model(folder, tmp_path / "out.gguf", "F16")
+    with open_model(tmp_path / "out.gguf") as model:
+        (scales,) = (t.values() for t in model.stored if t.name == "blk.0.ffn_up_exps.input_scale")
+    assert scales.tolist() == [0.25, 1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "scales", "message"),
+    [
+        ((64, 64), [np.nan], "holds a scale that is not finite"),
+        ((2, 32, 64), [1, np.inf], "holds a scale that is not finite"),
+        ((64, 64), [1, 2], None),
+        ((64,), [2], None),
+    ],
+)
+def test_tensors_called_scale_in_a_gguf_file(shape, scales, message, tmp_path):
+    """What cannot be the scale of a weight is a tensor of its own."""
+    values = np.array(scales, np.float32)
+    kvs = [KeyValue.string("general.architecture", "llama")]
+    with OutputFile(tmp_path / "odd.gguf") as file:
+        writer = GGUFWriter(file, kvs, [("x.weight", shape, "NVFP4"), ("x.scale", values.shape, "F32")])
+        for data in (np.zeros(np.prod(shape) // 64 * 36, np.uint8), values):
+            writer.write(data)
+            writer.end_tensor()
+    with open_model(tmp_path / "odd.gguf") as model:
+        if message is None:
+            assert model.tensors.keys() == {"x.weight", "x.scale"}
+        else:
+            with pytest.raises(FileFormatError, match=message):
+                _ = model.tensors
