@@ -42,16 +42,20 @@ def _bash(commands: list[Command]) -> str:
         ]
         flags = " ".join(name for flag in command.flags for name in flag.names)
         facts.append(
-            f'        "{command.name}") flags="{flags}" words="{" ".join([*command.children, *command.words])}" ;;'
+            f'        "{command.name}") flags="{flags}" words="{" ".join([*command.children, *command.words])}"'
+            f"{' files=1' if command.takes_files else ''} ;;"
         )
         for flag in command.flags:
             if flag.takes_value:
                 cases = "|".join(f'"{command.name} {name}"' for name in flag.names)
-                values.append(f'        {cases}) words="{" ".join(flag.words)}" flags= ;;')
+                files = "" if flag.words else "1"
+                values.append(f'        {cases}) words="{" ".join(flag.words)}" flags= files={files} ;;')
     return f"""\
 # Completion of {PROGRAM} for bash: eval "$({PROGRAM} completion bash)"
 _{PROGRAM}() {{
-    local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD - 1]}} command= flags= words= i
+    local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD - 1]}} command= flags= words= files= i
+    [[ $word == = ]] && word=  # bash makes three words of --flag=value
+    [[ $before == = ]] && before=${{COMP_WORDS[COMP_CWORD - 2]}}
     local IFS=$' \\t\\n'
     for ((i = 1; i < COMP_CWORD; i++)); do
         case "$command ${{COMP_WORDS[i]}}" in
@@ -66,7 +70,7 @@ _{PROGRAM}() {{
     esac
     [[ $word == -* ]] && words=$flags
     COMPREPLY=($(compgen -W "$words" -- "$word"))
-    if [[ $word != -* && -n $command ]]; then
+    if [[ $word != -* && -n $files ]]; then
         compopt -o filenames 2>/dev/null
         IFS=$'\\n'
         COMPREPLY+=($(compgen -f -- "$word"))
@@ -83,10 +87,8 @@ def _zsh(commands: list[Command]) -> str:
     for command in others:
         arguments = [_zsh_flag(flag) for flag in command.flags]
         rest = [*command.children, *command.words]
-        kind = (
-            f"argument:{_zsh_words(rest)}" if rest and command.children else f"argument:{_zsh_words(rest, files=True)}"
-        )
-        arguments.append(_quoted(f"*:{kind}"))
+        if rest or command.takes_files:
+            arguments.append(_quoted(f"*:argument:{_zsh_words(rest, files=command.takes_files)}"))
         joined = " \\\n                ".join(arguments)
         cases.append(f"        {_quoted(command.name)})\n            _arguments {joined} ;;")
     steps = [
@@ -131,7 +133,8 @@ def _zsh_flag(flag: Flag) -> str:
         if flag.takes_value
         else ""
     )
-    return " ".join(_quoted(f"*{name}[{text}]{value}") for name in flag.names)
+    equals = "=" if value else ""
+    return " ".join(_quoted(f"*{name}{equals * name.startswith('--')}[{text}]{value}") for name in flag.names)
 
 
 def _zsh_words(words: Iterable[str], *, files: bool = False) -> str:
@@ -152,16 +155,16 @@ def _fish(commands: list[Command]) -> str:
     by_name = {command.name: command for command in commands}
     for command in commands:
         here = f"complete -c {PROGRAM} -n {_quoted(f'__{PROGRAM}_is {chr(34)}{command.name}{chr(34)}')}"
-        if not command.name:
+        if not command.takes_files:
             lines.append(f"{here} -f")
         for child in command.children:
             about = by_name[f"{command.name} {child}".strip()].help
-            lines.append(f"{here} -f -a {child} -d {_quoted(about)}")
+            lines.append(f"{here} -a {child} -d {_quoted(about)}")
         if command.words:
             lines.append(f"{here} -a {_quoted(' '.join(command.words))}")
         for flag in command.flags:
             names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in flag.names)
-            value = f" -x -a {_quoted(' '.join(flag.words))}" if flag.words else " -r" if flag.takes_value else ""
+            value = f" -x -a {_quoted(' '.join(flag.words))}" if flag.words else " -r -F" if flag.takes_value else ""
             lines.append(f"{here} {names}{value} -d {_quoted(flag.help)}")
     return f"""\
 # Completion of {PROGRAM} for fish: {PROGRAM} completion fish > ~/.config/fish/completions/{PROGRAM}.fish

@@ -32,7 +32,8 @@ class Flag:
 class Command:
     """A command: the words that call it ("" for the program, "imatrix show" for one within another), and what it takes.
 
-    `children` are the commands within it, `words` those that its other arguments may be, beside names of files.
+    `children` are the commands within it, `words` those that its other arguments may be; `takes_files` says whether
+    some of these are names of files.
     """
 
     name: str
@@ -40,12 +41,13 @@ class Command:
     flags: tuple[Flag, ...]
     children: tuple[str, ...]
     words: tuple[str, ...]
+    takes_files: bool
 
 
 def walk(commands: Any) -> Iterator[Command]:
     """The program, then its commands, each before those within it; `commands` is the program's action of subparsers."""
     version = Flag(("--version",), "show the version and exit", False, "", ())
-    yield Command("", "", (_HELP, version), tuple(commands.choices), ())
+    yield Command("", "", (_HELP, version), tuple(commands.choices), (), False)
     yield from _walk_within("", commands)
 
 
@@ -61,6 +63,7 @@ def _walk_within(parent: str, commands: Any) -> Iterator[Command]:
             tuple(_flag(action) for action in parser._actions if action.option_strings),
             tuple(child for action in inner for child in action.choices),
             tuple(word for action in plain for word in _words(action)),
+            not all(map(_words, plain)),
         )
         for action in inner:
             yield from _walk_within(path, action)

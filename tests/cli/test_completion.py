@@ -71,7 +71,11 @@ def test_bash(script):
     assert complete("quantize", "--imatrix", "a") == ["a model.gguf"]
     assert complete("imatrix", "m") == ["merge"] and complete("imatrix", "merge", "--l") == ["--legacy"]
     assert complete("calibrate", "--method", "m") == ["min_max", "moving_average", "mse"]
-    assert complete("completion", "f") == ["fish"]
+    assert complete("completion", "f") == ["fish"] and complete("completion", "a") == [""]
+    assert complete("imatrix", "a") == complete("bench", "a") == [""]
+    assert complete("quantize", "--effort", "=", "b") == ["best"]
+    assert complete("quantize", "--effort", "=") == ["reference", "best"]
+    assert complete("quantize", "--imatrix", "=", "a") == ["a model.gguf"]
 
 
 @pytest.mark.may_skip
@@ -85,10 +89,12 @@ def test_zsh(script):
     assert top[0] == "describe" and [line.split(":")[0] for line in top[1 : top.index("arguments")]] == commands()
     asked = complete("quantize", "")
     assert asked[0] == "arguments" and any(line.startswith("*--pure[") and line.endswith("]") for line in asked)
-    assert any(line.startswith("*--imatrix[") and line.endswith("]:FILE:_files") for line in asked)
-    assert any(line.startswith("*--output-tensor-type[") and " Q6_K " in line for line in asked)
+    assert any(line.startswith("*--imatrix=[") and line.endswith("]:FILE:_files") for line in asked)
+    assert any(line.startswith("*--output-tensor-type=[") and " Q6_K " in line for line in asked)
     assert " Q4_K_M " in asked[-1] and "_files" in asked[-1]
+    assert any(line.startswith("*--effort=[") and line.endswith(":(reference best)") for line in asked)
     assert complete("imatrix", "")[-1] == "*:argument:(show merge)"
+    assert not any("_files" in line for line in complete("completion", ""))
     assert any(line.startswith("*--legacy[") for line in complete("imatrix", "merge", ""))
 
 
@@ -106,6 +112,9 @@ def test_fish(script):
     assert "Q4_K_M" in complete("quantize", "x.gguf", "y.gguf", "Q4_K")
     assert complete("imatrix", "mer") == ["merge"] and complete("imatrix", "merge", "--leg") == ["--legacy"]
     assert complete("calibrate", "--method", "mo") == ["moving_average"]
+    assert set(complete("completion", "''")) == {"bash", "zsh", "fish"} and complete("bench", "a") == []
+    assert complete("quantize", "--effort=b") == ["--effort=best"]
+    assert complete("quantize", "--imatrix", "a") == ["a model.gguf"]
 
 
 def test_every_word_is_accepted(call):
