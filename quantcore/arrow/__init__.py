@@ -16,8 +16,8 @@ from quantcore._base.extras import missing_extra as _missing_extra
 
 try:
     import pyarrow as _pyarrow  # noqa: F401  (to say what is missing)
-except ImportError as error:
-    raise _missing_extra("quantcore.arrow", "pyarrow", error) from None
+except ImportError as _error:
+    raise _missing_extra("quantcore.arrow", "pyarrow", _error) from None
 
 from quantcore.arrow.coding import calibrate, quantize
 from quantcore.arrow.decoding import dequantize, params_of, to_numpy

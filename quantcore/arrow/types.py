@@ -81,6 +81,10 @@ class AffineType(_QuantizedType):
     a struct of these `codes`, a float32 `scale` and, where there are offsets, a float32 `offset`.
     """
 
+    params: QuantParams
+    n_dimensions: int | None
+    is_per_vector: bool
+
     def __init__(self, params: QuantParams, n_dimensions: int | None = None) -> None:
         if not isinstance(params, QuantParams):
             raise InvalidTypeError(f"params: expected a QuantParams, got {brief(params)}")
@@ -133,6 +137,9 @@ class BlockType(_QuantizedType):
     -----
     The storage is `fixed_size_binary[row bytes]`, the bytes of `quantcore.quantize`.
     """
+
+    qtype: GGUFQuantType
+    n_dimensions: int
 
     def __init__(self, qtype: GGUFQuantType, n_dimensions: int) -> None:
         if not isinstance(qtype, GGUFQuantType):

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -62,7 +62,7 @@ class _FourBit(Quantized):
             np.array_equal(getattr(self, name), getattr(other, name)) for name in self._arrays_compared
         )
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
     def __sizeof__(self) -> int:
         return size_of(self, *(getattr(self, name) for name in self._arrays_compared))

@@ -13,8 +13,8 @@ from quantcore._base.extras import missing_extra as _missing_extra
 
 try:
     import dask.array as _dask_array  # noqa: F401  (to say what is missing)
-except ImportError as error:
-    raise _missing_extra("quantcore.dask", "dask", error) from None
+except ImportError as _error:
+    raise _missing_extra("quantcore.dask", "dask", _error) from None
 
 from quantcore.dask.arrays import dequantize, quantize
 from quantcore.dask.calibration import calibrate

@@ -58,8 +58,8 @@ class OutputFile:
 
     def __init__(self, path: str | os.PathLike[str], *, force: bool = False, inputs: Paths = ()) -> None:
         check_output(path, force=force, inputs=inputs)
-        self.path = Path(os.path.realpath(local_path(path)))
-        self.label = label(path)
+        self.path: Path = Path(os.path.realpath(local_path(path)))
+        self.label: str = label(path)
         self._force = force
         self._inputs = tuple(inputs)
         self._descriptor = -1

@@ -165,7 +165,7 @@ class Blocks(Quantized):
             return NotImplemented
         return self.shape == other.shape and np.array_equal(self.data, other.data)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None] = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         sizes = f"num_blocks={self.num_blocks}, memory_bytes={self.memory_bytes}"

@@ -15,6 +15,7 @@ from quantcore.files.tensor_reader import TensorFiles
 from quantcore.gguf.layout import SPLIT_COUNT_KEY, SPLIT_NO_KEY, SPLIT_TENSORS_KEY, TensorInfo, ValueType
 from quantcore.gguf.part_names import part_path, part_prefix
 from quantcore.gguf.reader import GGUFReader
+from quantcore.gguf.values import KeyValue
 
 
 class GGUFModel(TensorFiles):
@@ -35,6 +36,12 @@ class GGUFModel(TensorFiles):
     notices : tuple of str
         What the user should know of the files.
     """
+
+    version: int
+    alignment: int
+    kvs: tuple[KeyValue, ...]
+    tensors: tuple[TensorInfo, ...]
+    notices: tuple[str, ...]
 
     def __init__(self, path: str, parts: tuple[GGUFReader, ...]) -> None:
         self.path = path

@@ -66,6 +66,12 @@ class GGUFReader(TensorReader):
         The file cannot be opened or read.
     """
 
+    version: int
+    alignment: int
+    kvs: tuple[KeyValue, ...]
+    tensors: tuple[TensorInfo, ...]
+    notices: tuple[str, ...]
+
     def value(self, key: str) -> Any:
         """The decoded value of a key (a list for an array), or None if there is no such key."""
         kv = self._kvs.get(key)

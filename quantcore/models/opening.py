@@ -49,7 +49,7 @@ class Model(TensorFiles):
         self.label = path
         self.paths = paths
         self.container = container
-        self.stored = tuple(_stored_tensors(container))
+        self.stored: tuple[StoredTensor, ...] = tuple(_stored_tensors(container))
 
     @property
     def notices(self) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from quantcore._base.extras import missing_extra as _missing_extra
 try:
     import onnx as _onnx  # noqa: F401
     import onnxruntime as _onnxruntime  # noqa: F401
-except ImportError as error:
-    raise _missing_extra("quantcore.onnx", "onnx", error) from None
+except ImportError as _error:
+    raise _missing_extra("quantcore.onnx", "onnx", _error) from None
 
 from quantcore.onnx.static import calibrate_activations, quantize_static
 

@@ -8,6 +8,7 @@ Source: the format's description in the safetensors README.
 import os
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from quantcore._base.records import shown
@@ -74,6 +75,9 @@ class SafetensorsReader(TensorReader):
         The file cannot be opened or read.
     """
 
+    tensors: tuple[SafetensorsInfo, ...]
+    metadata: dict[str, str]
+
     def _refuse(self, field: str, problem: str) -> NoReturn:
         raise FileFormatError(f"{self._file.label}: {field}: {problem}")
 
@@ -90,7 +94,7 @@ class SafetensorsReader(TensorReader):
                 "header length", f"{length} bytes; the file has {size - 8} more, the limit is {MAX_HEADER_BYTES}"
             )
         data_start = 8 + length
-        self.metadata: dict[str, str] = {}
+        self.metadata = {}
         tensors: list[SafetensorsInfo] = []
         text = self._file.read(8, length)
         for name, entry in parse_members(text, self._file.label, "header", may_be_long=_METADATA):
@@ -154,6 +158,12 @@ class Checkpoint(TensorFiles):
     tensors : tuple of SafetensorsInfo
         The tensors of all shards, in the order of the shards.
     """
+
+    folder: Path
+    files: tuple[Path, ...]
+    shards: tuple[SafetensorsReader, ...]
+    index_name: str | None
+    tensors: tuple[SafetensorsInfo, ...]
 
     def __init__(self, files: CheckpointFiles, shards: list[SafetensorsReader]) -> None:
         path = files.path

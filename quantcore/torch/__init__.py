@@ -7,8 +7,8 @@ from quantcore._base.extras import missing_extra as _missing_extra
 
 try:
     import torch as _torch  # noqa: F401
-except ImportError as error:
-    raise _missing_extra("quantcore.torch", "torch", error) from None
+except ImportError as _error:
+    raise _missing_extra("quantcore.torch", "torch", _error) from None
 
 from quantcore.torch.batch_norm import fold_batch_norms
 from quantcore.torch.coverage import Skipped

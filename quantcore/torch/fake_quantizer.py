@@ -81,6 +81,15 @@ class FakeQuantize(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
     tensor([-1.,  0.,  1.,  1.])
     """
 
+    bits: int
+    granularity: QuantGranularity
+    quant_min: int
+    quant_max: int
+    is_fake_quant_enabled: bool
+    is_observer_enabled: bool
+    scale: torch.Tensor
+    zero_point: torch.Tensor
+
     _exact = ("scale", "zero_point")
 
     def __init__(

@@ -16,8 +16,8 @@ from quantcore._base.extras import missing_extra as _missing_extra
 try:
     import numcodecs
     import zarr
-except ImportError as error:
-    raise _missing_extra("quantcore.zarr", "zarr", error) from None
+except ImportError as _error:
+    raise _missing_extra("quantcore.zarr", "zarr", _error) from None
 
 from quantcore.zarr.codecs import AffineCodec, BlockCodec
 from quantcore.zarr.filters import AffineFilter, BlockFilter
