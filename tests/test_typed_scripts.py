@@ -31,6 +31,9 @@ double: qc.DoubleQuantized4Bit = qc.quantize_4bit_double(weights)
 tensor: qc.QuantizedTensor = qc.quantize_tensor(weights, "per_channel", "asymmetric")
 for quantized in (record, four, double, tensor):
     qc.dequantize(quantized)
+values: NDArray[np.float32] = qc.dequantize(record) + qc.dequantize_4bit(four) + qc.dequantize_tensor(tensor)
+half: NDArray[np.float16] = qc.dequantize(record, dtype=np.float16)
+values = qc.dequantize(packed, "Q4_0", out=np.empty((4, 256), np.float32))
 params: qc.QuantParams = qc.calibrate_per_channel(weights, mode="asymmetric")
 scale: np.float32 = params.scales[0]
 result: qc.CalibrationResult = qc.calibrate_min_max(weights, mode=qc.QuantMode.OFFSET)
@@ -50,6 +53,7 @@ WRONG = {
     "count: str = qc.get_num_threads()": "assignment",
     "qc.quantize_tensor(weights, mode=8)": "arg-type",
     "qc.no_such_function()": "attr-defined",
+    "half = qc.dequantize(record)": "assignment",
 }
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -77,6 +77,19 @@ def quantize_with_params(
     return result if out is None else out
 
 
+@overload
+def dequantize_with_params(
+    codes: Any, params: QuantParams, *, dtype: type[np.float32] = ..., n_threads: int | None = ...
+) -> NDArray[np.float32]: ...
+@overload
+def dequantize_with_params(
+    codes: Any,
+    params: QuantParams,
+    *,
+    dtype: DTypeLike = ...,
+    n_threads: int | None = ...,
+    out: NDArray[Any] | None = ...,
+) -> NDArray[Any]: ...
 def dequantize_with_params(
     codes: Any,
     params: QuantParams,
@@ -278,6 +291,14 @@ def quantize_floats(
     return build(QuantizedTensor, data=arrays.seal(data), params=params, shape=data.shape)
 
 
+@overload
+def dequantize_tensor(
+    q: QuantizedTensor, *, dtype: type[np.float32] = ..., n_threads: int | None = ...
+) -> NDArray[np.float32]: ...
+@overload
+def dequantize_tensor(
+    q: QuantizedTensor, *, dtype: DTypeLike = ..., n_threads: int | None = ..., out: NDArray[Any] | None = ...
+) -> NDArray[Any]: ...
 def dequantize_tensor(
     q: QuantizedTensor, *, dtype: DTypeLike = np.float32, n_threads: int | None = None, out: NDArray[Any] | None = None
 ) -> NDArray[Any]:

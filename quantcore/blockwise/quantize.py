@@ -7,7 +7,7 @@ Blocks run over the flattened tensor; the last one may be short. NF4 and FP4 giv
 import operator
 from collections.abc import Mapping
 from functools import reduce
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -122,6 +122,14 @@ def quantize_into(
         arrays.refuse_block(source, name, bad // block_size, block_size, codebook.name)
 
 
+@overload
+def dequantize_4bit(
+    q: Quantized4Bit, *, dtype: type[np.float32] = ..., n_threads: int | None = ...
+) -> NDArray[np.float32]: ...
+@overload
+def dequantize_4bit(
+    q: Quantized4Bit, *, dtype: DTypeLike = ..., n_threads: int | None = ..., out: NDArray[Any] | None = ...
+) -> NDArray[Any]: ...
 def dequantize_4bit(
     q: Quantized4Bit, *, dtype: DTypeLike = np.float32, n_threads: int | None = None, out: NDArray[Any] | None = None
 ) -> NDArray[Any]:
@@ -252,6 +260,14 @@ def _quantize_linear(
     return arrays.seal(scales), arrays.seal(super_scales), arrays.seal(data), source.shape
 
 
+@overload
+def dequantize_4bit_double(
+    q: DoubleQuantized4Bit, *, dtype: type[np.float32] = ..., n_threads: int | None = ...
+) -> NDArray[np.float32]: ...
+@overload
+def dequantize_4bit_double(
+    q: DoubleQuantized4Bit, *, dtype: DTypeLike = ..., n_threads: int | None = ..., out: NDArray[Any] | None = ...
+) -> NDArray[Any]: ...
 def dequantize_4bit_double(
     q: DoubleQuantized4Bit,
     *,

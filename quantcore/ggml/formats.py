@@ -4,7 +4,7 @@ A format is its row in `types` and the kernels that offered themselves under the
 are handled here, the same for all.
 """
 
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -148,6 +148,25 @@ def quantize_blocks(
         arrays.refuse_block(source, name, bad, block_size, fmt.name)
 
 
+@overload
+def dequantize(
+    data: Any,
+    qtype: GGUFQuantType | str | int | None = ...,
+    *,
+    dtype: type[np.float32] = ...,
+    strict: bool = ...,
+    n_threads: int | None = ...,
+) -> NDArray[np.float32]: ...
+@overload
+def dequantize(
+    data: Any,
+    qtype: GGUFQuantType | str | int | None = ...,
+    *,
+    dtype: DTypeLike = ...,
+    strict: bool = ...,
+    n_threads: int | None = ...,
+    out: NDArray[Any] | None = ...,
+) -> NDArray[Any]: ...
 def dequantize(
     data: Any,
     qtype: GGUFQuantType | str | int | None = None,
