@@ -20,9 +20,12 @@ if importlib.util.find_spec("quantcore._kernels._core") is None:
 from quantcore._kernels import _core
 from quantcore._kernels._core import (
     HISTOGRAM_BINS,
+    AddTables,
     ClipHistograms,
+    ColumnTables,
     CountColumns,
     CountHalves,
+    CountRows,
     CountRuns,
     CountValues,
     DequantizeBlocks,
@@ -61,15 +64,19 @@ from quantcore._kernels._core import (
     parameters_between,
     quantize_small,
     walk_strings,
+    widen_histograms,
 )
 
 __all__ = [
     "HISTOGRAM_BINS",
     "LEVEL",
     "SUPPORTED_LEVELS",
+    "AddTables",
     "ClipHistograms",
+    "ColumnTables",
     "CountColumns",
     "CountHalves",
+    "CountRows",
     "CountRuns",
     "CountValues",
     "DequantizeBlocks",
@@ -108,6 +115,7 @@ __all__ = [
     "parameters_between",
     "quantize_small",
     "walk_strings",
+    "widen_histograms",
 ]
 
 

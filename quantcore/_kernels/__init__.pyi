@@ -198,8 +198,20 @@ class CountRuns(Kernel):
 
 class CountColumns(Kernel):
     def __init__(
-        self, values: _Bytes, dtype: int, outer: int, inner: int, keys: _Integers, grids: _Integers, counts: _Counts
+        self, values: _Bytes, dtype: int, outer: int, inner: int, grids: _Integers, counts: _Counts
     ) -> None: ...
+
+class ColumnTables:
+    def __init__(self, n_channels: int) -> None: ...
+
+class CountRows(Kernel):
+    def __init__(
+        self, values: _Bytes, dtype: int, channels: int, inner: int, first: int, n: int, grids: _Integers
+    ) -> None: ...
+    def count(self, tables: ColumnTables, most: int) -> bool: ...
+
+class AddTables(Kernel):
+    def __init__(self, tables: ColumnTables, grids: _Integers, counts: _Counts) -> None: ...
 
 class ClipHistograms(Kernel):
     def __init__(
@@ -256,6 +268,7 @@ def lsq_gradients(
     totals: _Sums,
     gradients: _Floats,
 ) -> None: ...
+def widen_histograms(grids: _Integers, counts: _Counts, keys: _Integers) -> None: ...
 def merge_histograms(grids: _Integers, counts: _Counts, other_grids: _Integers, other_counts: _Counts) -> None: ...
 def parameters_between(
     bounds: _Floats, symmetric: bool, qmin: int, qmax: int, rows: _Floats, zero_points: _Integers | None

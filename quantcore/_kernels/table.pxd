@@ -262,19 +262,29 @@ ctypedef int64_t (*ColumnsFloor)(
 ) noexcept nogil
 
 # Histograms (histogram.pxd) of a channel, or of columns whose grids contain all values; -1: a value is not finite, and
-# the histograms are invalid. `slots` has room for SLOT_ROWS rows of SLOT_COLUMNS columns, as many as are counted
-# together, and for a table of each column.
+# the histograms are invalid. Columns are counted into tables of 16 bits for each channel (at most SLOT_COLUMNS columns,
+# each with room for the values), or into the rows of counts; `slots` has room for MOST_SLOTS.
 cdef enum:
-    SLOT_ROWS = 512
     SLOT_COLUMNS = 512
-    MOST_SLOTS = SLOT_COLUMNS * (SLOT_ROWS + N_BINS)
+    MOST_SLOTS = 1 << 17
+
+ctypedef struct ColumnCounts:
+    uint16_t* slots
+    uint16_t* tables  # of the three, the one that is not NULL
+    uint32_t* counts
+    uint64_t* wide_counts
 
 ctypedef int64_t (*CountChannel)(
     const uint8_t* values, int dtype, int64_t outer, int64_t distance, int64_t inner, Histogram* histogram
 ) noexcept nogil
 ctypedef int64_t (*CountColumns)(
     const uint8_t* values, int dtype, int64_t n_rows, int64_t width, int64_t n_channels, int64_t inner,
-    const Grid* grids, uint32_t* counts, uint64_t* wide_counts, uint16_t* slots,
+    const Grid* grids, const ColumnCounts* into,
+) noexcept nogil
+# Tables are added to the rows of counts that are not NULL, and cleared.
+ctypedef void (*AddChannel)(Histogram* histogram, uint32_t* counts, uint64_t* wide_counts) noexcept nogil
+ctypedef void (*AddColumns)(
+    const Grid* grids, uint16_t* tables, int64_t n_channels, uint32_t* counts, uint64_t* wide_counts
 ) noexcept nogil
 # Where to clip (clipping.pxd): the two ends for a row of counts.
 cdef enum ClipMethod:
@@ -362,6 +372,8 @@ ctypedef struct KernelTable:
     ColumnsFloor columns_floor
     CountChannel count_channel
     CountColumns count_columns
+    AddChannel add_channel
+    AddColumns add_columns
     ClipHistogram clip_histogram
     CountHalves count_halves
     FakeQuantGroups fake_quant_groups

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from quantcore import _kernels
 from quantcore._base import arguments, parallel
-from quantcore._base.arrays import Floats, bytes_of
+from quantcore._base.arrays import Floats
 from quantcore._base.text import brief
 from quantcore.affine import passes
 from quantcore.affine.sharing import Sharing
@@ -19,8 +19,10 @@ from quantcore.errors import InvalidStateError, InvalidTypeError, InvalidValueEr
 
 N_BINS = _kernels.HISTOGRAM_BINS
 _MOST_IN_32_BITS = (1 << 32) - 1
-_TABLES_TOGETHER, _COLUMNS_TOGETHER = 8, 512  # as the kernel counts columns
-_MOST_TOGETHER = 1 << 26  # values that are counted before Ctrl-C is answered, a tenth of a second
+_SLOTS_TOGETHER, _COLUMNS_TOGETHER = 8, 512  # as the kernel counts columns
+_LONGEST_RUN = _COLUMNS_TOGETHER // _SLOTS_TOGETHER  # of a channel's values that are counted as columns
+_LONG_COLUMN = N_BINS // 2  # values of a channel from which tables of each thread pay off
+_ROW_BYTES = 32  # with which the rows of a chunk of narrow rows do not fill a table
 _TOGETHER = 256  # channels that are unpacked at the same time
 
 
@@ -95,30 +97,42 @@ class Histograms:
         result = self if self.runs is None else self._unpacked()
         result._make_room(totals)
         result.totals = None
-        if sharing.is_in_columns:
-            bad = result._count_columns(source, sharing, passes.keys_of(bounds), n_threads)
+        _kernels.widen_histograms(result.grids, result.counts, passes.keys_of(bounds))
+        if sharing.inner > _LONGEST_RUN or sharing.outer == 1:
+            bad = result._count_runs(source, sharing, n_threads)
+        elif n_values < _LONG_COLUMN:
+            bad = result._count_columns(source, sharing, n_threads)
         else:
-            places = source.raw, source.element_type, sharing.outer, sharing.inner
-            kernel = _kernels.CountRuns(*places, result.grids, result.counts)
-            bad = parallel.run(kernel, self.n_channels, n_values * source.itemsize, n_threads, unit=1)
+            bad = result._count_rows(source, sharing, n_threads)
         if bad >= 0:  # it was finite a moment ago
             raise InvalidValueError(f"{name}: changed while it was read")
         result.totals = totals
         return result
 
-    def _count_columns(self, source: Floats, sharing: Sharing, keys: NDArray[np.int32], n_threads: int | None) -> int:
-        """Count rows with short runs of each channel, as wide a part of them as possible, some rows after the other."""
-        inner = sharing.inner
-        wanted = min(self.n_channels // parallel.count_threads(n_threads), _COLUMNS_TOGETHER // inner)
-        unit = max(1, wanted // _TABLES_TOGETHER) * _TABLES_TOGETHER
-        n_rows = max(1, _MOST_TOGETHER // (unit * inner))
-        values = bytes_of(source.raw)
-        row_bytes = self.n_channels * inner * source.itemsize
-        for start in range(0, sharing.outer, n_rows):
-            n = min(n_rows, sharing.outer - start)
-            rows = values[start * row_bytes : (start + n) * row_bytes]
-            kernel = _kernels.CountColumns(rows, source.element_type, n, inner, keys, self.grids, self.counts)
-            bad = parallel.run(kernel, self.n_channels, n * inner * source.itemsize, n_threads, unit=unit)
+    def _count_runs(self, source: Floats, sharing: Sharing, n_threads: int | None) -> int:
+        places = source.raw, source.element_type, sharing.outer, sharing.inner
+        kernel = _kernels.CountRuns(*places, self.grids, self.counts)
+        item_bytes = sharing.outer * sharing.inner * source.itemsize
+        return parallel.run(kernel, self.n_channels, item_bytes, n_threads, unit=1)
+
+    def _count_columns(self, source: Floats, sharing: Sharing, n_threads: int | None) -> int:
+        """Share out channels, as wide a part of the rows as possible."""
+        places = source.raw, source.element_type, sharing.outer, sharing.inner
+        kernel = _kernels.CountColumns(*places, self.grids, self.counts)
+        wanted = min(self.n_channels // parallel.count_threads(n_threads), _COLUMNS_TOGETHER // sharing.inner)
+        unit = max(1, wanted // _SLOTS_TOGETHER) * _SLOTS_TOGETHER
+        item_bytes = sharing.outer * sharing.inner * source.itemsize
+        return parallel.run(kernel, self.n_channels, item_bytes, n_threads, unit=unit)
+
+    def _count_rows(self, source: Floats, sharing: Sharing, n_threads: int | None) -> int:
+        """Share out rows of as many channels as are counted together; each thread has tables, which are added up."""
+        inner, together = sharing.inner, _COLUMNS_TOGETHER // sharing.inner
+        for first in range(0, self.n_channels, together):
+            n = min(together, self.n_channels - first)
+            rows = slice(first, first + n)
+            item_bytes = max(n * source.itemsize, _ROW_BYTES) * inner
+            kernel = _kernels.CountRows(source.raw, source.element_type, self.n_channels, inner, first, n, self.grids)
+            bad = _count_in_tables(kernel, sharing.outer, item_bytes, self.grids[rows], self.counts[rows], n_threads)
             if bad >= 0:
                 return bad
         return -1
@@ -274,6 +288,37 @@ class Histograms:
             raise InvalidValueError(f"{name}.counts: nothing is counted in the bins of its extremes")
         self.grids[channel] = (exponent, first, *passes.keys_of(np.concatenate(bounds)))
         return counts
+
+
+def _count_in_tables(
+    kernel: _kernels.CountRows,
+    n_rows: int,
+    item_bytes: int,
+    grids: NDArray[np.int32],
+    counts: NDArray[Any],
+    n_threads: int | None,
+) -> int:
+    """Run a kernel with tables for each thread, and add them to the counts."""
+    free: list[_kernels.ColumnTables] = []
+    lock = threading.Lock()
+
+    def add(tables: _kernels.ColumnTables, n_threads: int | None) -> None:
+        parallel.run(_kernels.AddTables(tables, grids, counts), len(grids), counts[0].nbytes, n_threads, unit=1)
+
+    def count(most: int) -> None:
+        try:
+            tables = free.pop()
+        except IndexError:
+            tables = _kernels.ColumnTables(len(grids))
+        while not kernel.count(tables, most):
+            with lock:
+                add(tables, 1)
+        free.append(tables)
+
+    bad = parallel.run(kernel, n_rows, item_bytes, n_threads, unit=1, turn=count)
+    for tables in free:
+        add(tables, n_threads)
+    return bad
 
 
 def _count_dtype(n_channels: int, totals: Totals) -> np.dtype[Any]:

@@ -312,14 +312,31 @@ def test_hostile_lists_of_channels_are_refused(channels):
         Calibrator.from_dict(with_channels(channels))
 
 
-@pytest.mark.parametrize("shape", [(150_000, 11), (40_000, 5, 3)])
-@pytest.mark.parametrize("most", [1 << 26, 1 << 20])
-def test_long_columns_equal_each_column_alone(most, shape, monkeypatch, rng):
-    """Rows are counted in parts, in tables of 16 bits, which are added up before a bin has too many values for them."""
-    monkeypatch.setattr(histograms, "_MOST_TOGETHER", most)
+@pytest.mark.parametrize("shape", [(150_000, 11), (40_000, 5, 3), (700, 600), (300, 7, 64)])
+@pytest.mark.parametrize("long_column", [0, 1 << 40])
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_columns_equal_each_column_alone(n_threads, long_column, shape, monkeypatch, rng):
+    """In tables of 16 bits of each thread, which are added up before a bin has too many values for them, or without."""
+    monkeypatch.setattr(histograms, "_LONG_COLUMN", long_column)
     values = rng.standard_normal(shape).astype(np.float32)
     values[:, 3] = 1.0
     values[:, -1] *= 1e20
-    together = observed(values[:1000], values, axis=1)
+    together = observed(values[:1000], values, axis=1, n_threads=n_threads)
     for channel, state in enumerate(channels_of(together)):
-        assert [state] == channels_of(observed(values[:1000, channel], values[:, channel])), channel
+        if channel % 50 < 11 or channel == shape[1] - 1:
+            assert [state] == channels_of(observed(values[:1000, channel], values[:, channel])), channel
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_columns_beyond_32_bits(axis, rng):
+    """Wide counts are added to as narrow ones are."""
+    values = rng.standard_normal((5000, 3) if axis else (3, 5000)).astype(F32)
+    calibrator = observed(values, axis=axis)
+    for _ in range(21):
+        calibrator.merge(calibrator)
+    before = [np.array(channel["counts"]) for channel in channels_of(calibrator)]
+    calibrator.observe(values)
+    calibrator.observe(values[:9] if axis else values[:, :9])
+    for n, channel in zip(before, channels_of(calibrator), strict=True):
+        assert sum(channel["counts"]) == n.sum() + 5009
+        assert n.sum() == 5000 << 21

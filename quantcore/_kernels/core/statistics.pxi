@@ -2,9 +2,11 @@
 # (histogram.pxd), and a row of N_BINS counts. Threads do not share counts: the caller gives each call its own arrays or
 # disjoint rows, and adds them up.
 from libc.stdlib cimport calloc, free, malloc
+from libc.stdint cimport uint16_t
 
 from quantcore._kernels.passes.histogram cimport (
     MOST_COUNTED,
+    MOST_IN_16_BITS,
     N_BINS,
     N_TABLES,
     Count,
@@ -13,14 +15,16 @@ from quantcore._kernels.passes.histogram cimport (
     clear,
     clear_grid,
     fold,
+    is_wider,
     merge,
     move,
     widened,
 )
-from quantcore._kernels.table cimport MOST_SLOTS, SLOT_COLUMNS, ClipJob
+from quantcore._kernels.table cimport MOST_SLOTS, SLOT_COLUMNS, ClipJob, ColumnCounts
 
 cdef enum:
-    MANY_VALUES = 1 << 17  # values per channel from which clearing and adding up several tables pays off
+    MANY_VALUES = 1 << 17  # values per channel from which clearing and adding up more than FEW_TABLES pays off
+    FEW_TABLES = 2
 
 HISTOGRAM_BINS = N_BINS
 
@@ -80,7 +84,41 @@ cdef void merge_rows(void* argument) noexcept nogil:
             merge(&merging.grids[i], merging.wide_counts + i * N_BINS, &merging.other_grids[i], row)
 
 
-cdef void merge_into(Grid* grid, Count* counts, const Histogram* histogram) noexcept nogil:
+ctypedef struct Widening:
+    int64_t n
+    Grid* grids
+    uint32_t* counts  # of the two, the one that is not NULL
+    uint64_t* wide_counts
+    const int32_t* lowest
+    const int32_t* highest
+
+
+def widen_histograms(int32_t[:, ::1] grids, Count[:, ::1] counts, const int32_t[:, ::1] keys):
+    """Make histograms wide enough for values between the keys of extremes, shape (2, histograms)."""
+    cdef Widening widening
+    widening.n, widening.grids = grids.shape[0], grid_at(grids, 0)
+    widening.counts = widening.wide_counts = NULL
+    widening.lowest, widening.highest = &keys[0, 0], &keys[1, 0]
+    if Count is uint32_t:
+        widening.counts = &counts[0, 0]
+    else:
+        widening.wide_counts = &counts[0, 0]
+    run_with_stack(widen_rows, &widening)
+
+
+cdef void widen_rows(void* argument) noexcept nogil:
+    cdef const Widening* widening = <const Widening*> argument
+    cdef Grid wide
+    cdef int64_t i
+    for i in range(widening.n):
+        wide = widened(&widening.grids[i], widening.lowest[i], widening.highest[i])
+        if widening.counts != NULL:
+            move(&widening.grids[i], &wide, widening.counts + i * N_BINS)
+        else:
+            move(&widening.grids[i], &wide, widening.wide_counts + i * N_BINS)
+
+
+cdef void merge_into(Grid* grid, uint64_t* counts, const Histogram* histogram) noexcept nogil:
     cdef uint64_t folded[N_BINS]
     fold(histogram, folded)
     merge(grid, counts, &histogram.grid, folded)
@@ -132,22 +170,40 @@ cdef class CountValues(Kernel):
         merge_into(into.grid, into.counts, into.histogram)
 
 
-cdef class CountRuns(Kernel):
+cdef class CountIntoRows(Kernel):
+    """Base of kernels that count into the rows of several channels, whose grids have room for all values."""
+
+    cdef const Grid* grids
+    cdef int64_t channels
+    cdef uint32_t* counts  # of the two, the one that is not NULL
+    cdef uint64_t* wide_counts
+
+    cdef int into(self, object grids, object counts) except -1:
+        self.grids, self.channels = <const Grid*> self.read(grids, 4), len(grids)
+        self.counts, self.wide_counts = NULL, NULL
+        if counts.itemsize == 4:
+            self.counts = <uint32_t*> self.write(counts, 4)
+        else:
+            self.wide_counts = <uint64_t*> self.write(counts, 8)
+        return 0
+
+    cdef uint32_t* counts_at(self, int64_t channel) noexcept nogil:
+        return self.counts + channel * N_BINS if self.counts != NULL else NULL
+
+    cdef uint64_t* wide_counts_at(self, int64_t channel) noexcept nogil:
+        return self.wide_counts + channel * N_BINS if self.wide_counts != NULL else NULL
+
+
+cdef class CountRuns(CountIntoRows):
     """Counts of an array of outer x channels x inner, a histogram for each channel. Items are channels."""
 
     cdef const uint8_t* values
     cdef int dtype
     cdef int64_t outer, inner
-    cdef int32_t[:, ::1] grids
-    cdef uint32_t[:, ::1] counts
-    cdef uint64_t[:, ::1] wide_counts
 
-    def __init__(
-        self, object values, int dtype, int64_t outer, int64_t inner, int32_t[:, ::1] grids, object counts
-    ):
-        self.values, self.dtype = self.read(values), dtype
-        self.outer, self.inner, self.grids = outer, inner, grids
-        self.counts, self.wide_counts = (counts, None) if counts.itemsize == 4 else (None, counts)
+    def __init__(self, object values, int dtype, int64_t outer, int64_t inner, object grids, object counts):
+        self.values, self.dtype, self.outer, self.inner = self.read(values), dtype, outer, inner
+        self.into(grids, counts)
 
     def run(self, int64_t most):
         """Process chunks until none are left, or `most` are done."""
@@ -162,43 +218,31 @@ cdef class CountRuns(Kernel):
     cdef void run_chunks(self, Chunks* chunks) noexcept nogil:
         cdef Histogram* histogram = <Histogram*> chunks.into
         cdef int64_t start = self.take(&chunks.most), channel
-        cdef int n_tables = N_TABLES if self.outer * self.inner >= MANY_VALUES else 1
+        histogram.n_tables = N_TABLES if self.outer * self.inner >= MANY_VALUES else FEW_TABLES
         while start >= 0:
             for channel in range(start, min(start + self.size, self.total)):
-                clear(histogram, n_tables)
+                histogram.grid = self.grids[channel]
                 if TABLE.count_channel(
                     self.values + channel * self.inner * size_of(self.dtype), self.dtype, self.outer,
-                    self.grids.shape[0] * self.inner, self.inner, histogram,
-                ) < 0:
+                    self.channels * self.inner, self.inner, histogram,
+                ) < 0 or is_wider(&self.grids[channel], histogram.grid.lowest, histogram.grid.highest):
+                    clear(histogram, histogram.n_tables)
                     self.report(channel)
-                elif self.counts is not None:
-                    merge_into(grid_at(self.grids, channel), &self.counts[channel, 0], histogram)
                 else:
-                    merge_into(grid_at(self.grids, channel), &self.wide_counts[channel, 0], histogram)
+                    TABLE.add_channel(histogram, self.counts_at(channel), self.wide_counts_at(channel))
             start = self.take(&chunks.most)
 
 
-cdef class CountColumns(Kernel):
-    """Counts of an array of outer x channels x inner with short runs, whose extremes are known. Items are channels.
-
-    `keys`: of the extremes of each channel, shape (2, channels).
-    """
+cdef class CountColumns(CountIntoRows):
+    """The same where runs are short and few. Items are channels."""
 
     cdef const uint8_t* values
     cdef int dtype
     cdef int64_t outer, inner
-    cdef int32_t[:, ::1] grids
-    cdef const int32_t[:, ::1] keys
-    cdef uint32_t[:, ::1] counts
-    cdef uint64_t[:, ::1] wide_counts
 
-    def __init__(
-        self, object values, int dtype, int64_t outer, int64_t inner, const int32_t[:, ::1] keys,
-        int32_t[:, ::1] grids, object counts,
-    ):
-        self.values, self.dtype = self.read(values), dtype
-        self.outer, self.inner, self.grids, self.keys = outer, inner, grids, keys
-        self.counts, self.wide_counts = (counts, None) if counts.itemsize == 4 else (None, counts)
+    def __init__(self, object values, int dtype, int64_t outer, int64_t inner, object grids, object counts):
+        self.values, self.dtype, self.outer, self.inner = self.read(values), dtype, outer, inner
+        self.into(grids, counts)
 
     def run(self, int64_t most):
         """Process chunks until none are left, or `most` are done."""
@@ -212,35 +256,100 @@ cdef class CountColumns(Kernel):
 
     cdef void run_chunks(self, Chunks* chunks) noexcept nogil:
         cdef int64_t start = self.take(&chunks.most), first, n, together = SLOT_COLUMNS // self.inner
+        cdef ColumnCounts into
+        into.slots, into.tables = <uint16_t*> chunks.into, NULL
         while start >= 0:
             first = start
             while first < min(start + self.size, self.total):
                 n = min(together, min(start + self.size, self.total) - first)
-                self.count(first, n, <uint16_t*> chunks.into)
+                into.counts, into.wide_counts = self.counts_at(first), self.wide_counts_at(first)
+                if TABLE.count_columns(
+                    self.values + first * self.inner * size_of(self.dtype), self.dtype, self.outer,
+                    self.channels * self.inner, n, self.inner, &self.grids[first], &into,
+                ) < 0:
+                    self.report(first)
                 first += n
             start = self.take(&chunks.most)
 
-    cdef void count(self, int64_t first, int64_t n, uint16_t* slots) noexcept nogil:
-        """Count n channels, whose grids are first made wide enough."""
-        cdef Grid wide
-        cdef int64_t channel
-        cdef uint32_t* counts = NULL
-        cdef uint64_t* wide_counts = NULL
-        for channel in range(first, first + n):
-            wide = widened(grid_at(self.grids, channel), self.keys[0, channel], self.keys[1, channel])
-            if self.counts is not None:
-                move(grid_at(self.grids, channel), &wide, &self.counts[channel, 0])
-            else:
-                move(grid_at(self.grids, channel), &wide, &self.wide_counts[channel, 0])
-        if self.counts is not None:
-            counts = &self.counts[first, 0]
-        else:
-            wide_counts = &self.wide_counts[first, 0]
-        if TABLE.count_columns(
-            self.values + first * self.inner * size_of(self.dtype), self.dtype, self.outer,
-            self.grids.shape[0] * self.inner, n, self.inner, grid_at(self.grids, first), counts, wide_counts, slots,
-        ) < 0:
-            self.report(first)
+
+ctypedef struct Counted:
+    ColumnCounts into
+    int64_t n  # values of each channel
+
+
+cdef class ColumnTables:
+    """Tables of 16 bits for some channels, which one thread counts into."""
+
+    cdef Counted counted
+
+    def __cinit__(self, int64_t n_channels):
+        self.counted.into.slots = <uint16_t*> calloc(MOST_SLOTS + n_channels * N_BINS, sizeof(uint16_t))
+        if self.counted.into.slots == NULL:
+            raise MemoryError
+        self.counted.into.tables = self.counted.into.slots + MOST_SLOTS
+
+    def __dealloc__(self):
+        free(self.counted.into.slots)
+
+
+cdef class CountRows(Kernel):
+    """Counts of n channels, from `first` on, of an array of rows with `inner` neighbouring columns for each channel.
+
+    Items are rows, which threads share: each counts into its own tables. `grids` have room for all values.
+    """
+
+    cdef const uint8_t* values
+    cdef int dtype
+    cdef int64_t width, inner, n
+    cdef const Grid* grids
+
+    def __init__(
+        self, object values, int dtype, int64_t channels, int64_t inner, int64_t first, int64_t n, object grids
+    ):
+        self.values = self.read(values) + first * inner * size_of(dtype)
+        self.dtype, self.width, self.inner, self.n = dtype, channels * inner, inner, n
+        self.grids = <const Grid*> self.read(grids, 4) + first
+
+    def count(self, ColumnTables tables, int64_t most):
+        """`run`, into tables that no other thread uses.
+
+        Returns whether all chunks are done; if not, the tables must be added up first, lest they overflow.
+        """
+        self.run_into(most, &tables.counted)
+        return tables.counted.n + self.size * self.inner <= MOST_IN_16_BITS
+
+    cdef void run_chunks(self, Chunks* chunks) noexcept nogil:
+        cdef Counted* counted = <Counted*> chunks.into
+        cdef int64_t start, count
+        while counted.n + self.size * self.inner <= MOST_IN_16_BITS:
+            start = self.take(&chunks.most)
+            if start < 0:
+                return
+            count = min(self.size, self.total - start)
+            if TABLE.count_columns(
+                self.values + start * self.width * size_of(self.dtype), self.dtype, count, self.width, self.n,
+                self.inner, self.grids, &counted.into,
+            ) < 0:
+                self.report(start)
+            counted.n += count * self.inner
+
+
+cdef class AddTables(CountIntoRows):
+    """Adds tables to the rows of their channels, and clears them. Items are channels."""
+
+    cdef ColumnTables tables
+
+    def __init__(self, ColumnTables tables, object grids, object counts):
+        self.tables = tables
+        self.into(grids, counts)
+        tables.counted.n = 0
+
+    cdef int64_t work(self, int64_t first, int64_t n) noexcept nogil:
+        TABLE.add_columns(
+            &self.grids[first], self.tables.counted.into.tables + first * N_BINS, n, self.counts_at(first),
+            self.wide_counts_at(first),
+        )
+        return -1
 
 
 cdef class ClipHistograms(Kernel):

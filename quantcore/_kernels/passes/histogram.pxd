@@ -14,9 +14,9 @@ cdef enum:
     N_BINS = 4096
     N_TABLES = 4  # counted into in turn, so that consecutive equal values do not wait for each other
     SMALLEST_EXPONENT = -126
-    TABLES_TOGETHER = 8  # of columns that are counted in turn, so that each value goes to another table
+    SLOTS_TOGETHER = 8  # that are counted in turn
+    TABLE_SHIFT = 12  # N_BINS == 1 << TABLE_SHIFT: a slot's bits above these are the number of its table
     MOST_IN_16_BITS = 65535
-    LONG_COLUMN = 4 * N_BINS  # values of a channel for which it pays off to count in 16 bits first
     MOST_COUNTED = 1 << 30  # values in one Histogram, so that no count overflows
 
 ctypedef fused Count:
@@ -96,8 +96,11 @@ cdef inline bint is_wider(const Grid* grid, int32_t lowest, int32_t highest) noe
 
 cdef inline Grid widened(const Grid* grid, int32_t lowest, int32_t highest) noexcept nogil:
     """Make room in the grid for values between two keys; the grid is kept if it has room."""
-    cdef Grid wide = grid_of(min(lowest, grid.lowest), max(highest, grid.highest))
-    cdef Grid moved = wide
+    cdef Grid wide, moved
+    if not is_wider(grid, lowest, highest):
+        return grid[0]
+    wide = grid_of(min(lowest, grid.lowest), max(highest, grid.highest))
+    moved = wide
     moved.first = grid.first
     if wide.exponent == grid.exponent and first_used(&moved) >= 0 and last_used(&moved) < N_BINS:
         return moved
@@ -223,8 +226,8 @@ cdef inline int64_t count_tile(
     return 0
 
 
-cdef inline uint32_t slots_of(
-    const float* x, int64_t n, const float* factors, const int32_t* firsts, uint16_t* slots
+cdef inline uint32_t slots_of_row(
+    const float* x, int64_t n, const float* factors, const int32_t* firsts, const uint16_t* tables, uint16_t* slots
 ) noexcept nogil:
     """The slot of each value of a row in the table of its column, whose grid contains it.
 
@@ -238,39 +241,43 @@ cdef inline uint32_t slots_of(
         largest = max(largest, magnitude)
         m = float_of(magnitude) * factors[j]
         m = m if m < <float> 16777216 else <float> 16777216
-        slots[j] = <uint16_t> min(
+        slots[j] = tables[j] | <uint16_t> min(
             <uint32_t> ((<int32_t> m ^ -<int32_t> (x[j] < <float> 0)) - firsts[j]), <uint32_t> (N_BINS - 1)
         )
     return largest
 
 
-cdef inline void add_slots(
-    Tally* counts, const uint16_t* slots, int64_t n_rows, int64_t stride, int64_t n_channels, int64_t inner,
-    const uint8_t* ahead, int64_t distance,
+cdef inline void count_slots(
+    Tally* tables, const uint16_t* slots, int64_t n_rows, int64_t stride, int64_t n, const uint8_t* ahead,
+    int64_t distance,
 ) noexcept nogil:
-    """Count the slots of `inner` columns of each of up to TABLES_TOGETHER channels; `stride` is that of the rows.
+    """Count up to SLOTS_TOGETHER slots of each row; `stride`, a multiple of 4, is that of the rows.
 
-    `ahead`: part of the next rows, which is prefetched meanwhile, in steps of `distance` bytes.
+    `ahead`: what comes next, which is prefetched meanwhile, in steps of `distance` bytes.
     """
-    cdef int64_t _row, c, i
-    if n_channels == TABLES_TOGETHER and inner == 1:
+    cdef uint64_t four
+    cdef int64_t _row, i
+    if n == SLOTS_TOGETHER:
         for _row in range(n_rows):
             __builtin_prefetch(ahead)
-            for i in range(TABLES_TOGETHER):  # the longest loop that gcc unrolls completely with our flags
-                counts[i * N_BINS + slots[i]] += 1
+            for i in range(0, SLOTS_TOGETHER, 4):
+                four = (<const uint64_t*> (slots + i))[0]  # one instruction loads them
+                tables[four & 0xFFFF] += 1
+                tables[(four >> 16) & 0xFFFF] += 1
+                tables[(four >> 32) & 0xFFFF] += 1
+                tables[four >> 48] += 1
             slots += stride
             ahead += distance
         return
     for _row in range(n_rows):
-        for c in range(n_channels):
-            for i in range(inner):
-                counts[c * N_BINS + slots[c * inner + i]] += 1
+        for i in range(n):
+            tables[slots[i]] += 1
         slots += stride
 
 
-cdef inline void add_tables(uint16_t* tables, int64_t n, Count* counts) noexcept nogil:
-    """Add n counts to those of all rows, and clear them."""
+cdef inline void add_table(Tally* table, int64_t n, Count* counts) noexcept nogil:
+    """Add n counts of a table to those of a row, and clear them."""
     cdef int64_t i
     for i in range(n):
-        counts[i] += tables[i]
-        tables[i] = 0
+        counts[i] += table[i]
+        table[i] = 0

@@ -1,23 +1,23 @@
 # histogram.pxi: histograms of channels. Values lie as outer x channels x inner: long runs of a channel are counted one
 # after the other; where they are short, the array is one of rows with columns.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memset
 
 from quantcore._kernels.common.bits cimport INFINITE, float_of
 from quantcore._kernels.common.floats cimport TILE, loaded, size_of
 from quantcore._kernels.passes.histogram cimport (
-    LONG_COLUMN,
-    MOST_IN_16_BITS,
     N_BINS,
-    TABLES_TOGETHER,
+    SLOTS_TOGETHER,
+    TABLE_SHIFT,
     Grid,
     Histogram,
-    add_slots,
-    add_tables,
+    add_table,
+    count_slots,
     count_tile,
-    slots_of,
+    first_used,
+    last_used,
+    slots_of_row,
 )
-from quantcore._kernels.table cimport SLOT_COLUMNS, SLOT_ROWS
+from quantcore._kernels.table cimport MOST_SLOTS, SLOT_COLUMNS, ColumnCounts
 
 
 cdef int64_t count_run(
@@ -46,69 +46,76 @@ cdef int64_t count_channel(
     return 0
 
 
-cdef void add_all(
-    uint16_t* tables, int64_t n_channels, uint32_t* counts, uint64_t* wide_counts
+cdef void add_channel(Histogram* histogram, uint32_t* counts, uint64_t* wide_counts) noexcept nogil:
+    """Add the counts of all tables to the row of the same grid that is not NULL, and clear them."""
+    cdef int32_t start = first_used(&histogram.grid), n = last_used(&histogram.grid) + 1 - start, t
+    for t in range(histogram.n_tables):
+        if counts != NULL:
+            add_table(histogram.tables[t] + start, n, counts + start)
+        else:
+            add_table(histogram.tables[t] + start, n, wide_counts + start)
+
+
+cdef void add_columns(
+    const Grid* grids, uint16_t* tables, int64_t n_channels, uint32_t* counts, uint64_t* wide_counts
 ) noexcept nogil:
-    """Add the tables of all channels to the counts that are not NULL."""
-    if counts != NULL:
-        add_tables(tables, n_channels * N_BINS, counts)
-    else:
-        add_tables(tables, n_channels * N_BINS, wide_counts)
+    """Add a table of each channel to the rows of the same grids that are not NULL, and clear it."""
+    cdef int64_t c, start, n
+    for c in range(n_channels):
+        start = first_used(&grids[c])
+        n = last_used(&grids[c]) + 1 - start
+        start += c * N_BINS
+        if counts != NULL:
+            add_table(tables + start, n, counts + start)
+        else:
+            add_table(tables + start, n, wide_counts + start)
 
 
 cdef int64_t count_columns(
     const uint8_t* values, int dtype, int64_t n_rows, int64_t width, int64_t n_channels, int64_t inner,
-    const Grid* grids, uint32_t* counts, uint64_t* wide_counts, uint16_t* slots,
+    const Grid* grids, const ColumnCounts* into,
 ) noexcept nogil:
     """Count `inner` neighbouring columns for each of n_channels channels, of which `values` is the first column.
 
-    First the slots of some rows, then table after table: rows are read as they lie, and few tables are in use. In long
-    columns they are tables of 16 bits, of which TABLES_TOGETHER fit into L1, and which are added up before one is full.
+    First the slots of some rows, then a few columns after the other: rows are read as they lie, and few tables are in
+    use. A slot holds the number of its table among those of the columns that are counted together.
     """
     cdef float factors[SLOT_COLUMNS]
     cdef int32_t firsts[SLOT_COLUMNS]
+    cdef uint16_t tables[SLOT_COLUMNS]
     cdef float staged[SLOT_COLUMNS]
     cdef const float* x
-    cdef uint16_t* tables = slots + SLOT_ROWS * SLOT_COLUMNS
-    cdef const uint16_t* of_channel
-    cdef const uint8_t *next_rows, *ahead
-    cdef int64_t n_columns = n_channels * inner, row = 0, n, i, c, together, most = SLOT_ROWS, counted = 0
-    cdef int64_t itemsize = size_of(dtype), distance = width * itemsize
+    cdef const uint8_t* ahead
+    cdef int64_t n_columns = n_channels * inner, row = 0, n, i, c, together, bins, itemsize = size_of(dtype)
+    cdef int64_t stride = (n_columns + SLOTS_TOGETHER - 1) & ~<int64_t> (SLOTS_TOGETHER - 1)
+    cdef int64_t distance = width * itemsize, step = itemsize
     cdef uint32_t largest = 0
-    cdef bint is_long = n_rows * inner >= LONG_COLUMN
-    if n_columns == width:  # whole rows are prefetched as they lie
-        distance = TABLES_TOGETHER * itemsize
-    if is_long:
-        memset(tables, 0, n_channels * N_BINS * sizeof(uint16_t))
-        most = min(most, MOST_IN_16_BITS // inner)
     for i in range(n_columns):
-        factors[i] = float_of(<uint32_t> (127 - grids[i // inner].exponent) << 23)
-        firsts[i] = grids[i // inner].first
+        c = i // inner
+        factors[i] = float_of(<uint32_t> (127 - grids[c].exponent) << 23)
+        firsts[i] = grids[c].first
+        tables[i] = <uint16_t> (c - (i & ~<int64_t> (SLOTS_TOGETHER - 1)) // inner) << TABLE_SHIFT
     while row < n_rows:
-        n = min(most, n_rows - row)
+        n = min(MOST_SLOTS // stride, n_rows - row)
         for i in range(n):
             x = loaded(values, dtype, (row + i) * width, n_columns, staged)
-            largest = max(largest, slots_of(x, n_columns, factors, firsts, slots + i * n_columns))
+            largest = max(largest, slots_of_row(x, n_columns, factors, firsts, tables, into.slots + i * stride))
         if largest >= <uint32_t> INFINITE:
             return -1
-        if is_long and counted + n * inner > MOST_IN_16_BITS:
-            add_all(tables, n_channels, counts, wide_counts)
-            counted = 0
-        counted += n * inner
-        next_rows = values + (row + n) * width * itemsize
-        c = 0
-        while c < n_channels:
-            together = min(<int64_t> TABLES_TOGETHER, n_channels - c)
-            of_channel = slots + c * inner
-            ahead = next_rows + c * inner * (itemsize if distance == width * itemsize else n * itemsize)
-            if is_long:
-                add_slots(tables + c * N_BINS, of_channel, n, n_columns, together, inner, ahead, distance)
-            elif counts != NULL:
-                add_slots(counts + c * N_BINS, of_channel, n, n_columns, together, inner, ahead, distance)
-            else:
-                add_slots(wide_counts + c * N_BINS, of_channel, n, n_columns, together, inner, ahead, distance)
-            c += together
         row += n
-    if is_long:
-        add_all(tables, n_channels, counts, wide_counts)
+        if n_columns == width:  # whole rows are prefetched as they lie
+            distance = SLOTS_TOGETHER * itemsize
+            step = n * itemsize
+        c = 0
+        while c < n_columns:
+            together = min(<int64_t> SLOTS_TOGETHER, n_columns - c)
+            ahead = values + row * width * itemsize + c * step
+            bins = c // inner * N_BINS
+            if into.tables != NULL:
+                count_slots(into.tables + bins, into.slots + c, n, stride, together, ahead, distance)
+            elif into.counts != NULL:
+                count_slots(into.counts + bins, into.slots + c, n, stride, together, ahead, distance)
+            else:
+                count_slots(into.wide_counts + bins, into.slots + c, n, stride, together, ahead, distance)
+            c += together
     return 0
