@@ -9,7 +9,6 @@ from quantcore._kernels.passes.histogram cimport (
     MOST_IN_16_BITS,
     N_BINS,
     N_TABLES,
-    Count,
     Grid,
     Histogram,
     clear,
@@ -50,20 +49,19 @@ ctypedef struct Merging:
     const uint64_t* other_wide_counts
 
 
-def merge_histograms(
-    int32_t[:, ::1] grids, Count[:, ::1] counts, const int32_t[:, ::1] other_grids, const Count[:, ::1] other_counts
-):
-    """Add histograms row by row."""
+def merge_histograms(object grids, object counts, object other_grids, object other_counts):
+    """Add histograms row by row; both have counts of the same type."""
+    cdef Kernel held = Kernel()
     cdef Merging merging
-    merging.n = grids.shape[0]
-    if merging.n == 0:
-        return
+    merging.n = len(grids)
     merging.counts = merging.wide_counts = NULL
-    merging.grids, merging.other_grids = grid_at(grids, 0), <const Grid*> &other_grids[0, 0]
-    if Count is uint32_t:
-        merging.counts, merging.other_counts = &counts[0, 0], &other_counts[0, 0]
+    merging.grids, merging.other_grids = <Grid*> held.write(grids, 4), <const Grid*> held.read(other_grids, 4)
+    if counts.itemsize == 4:
+        merging.counts = <uint32_t*> held.write(counts)
+        merging.other_counts = <const uint32_t*> held.read(other_counts, 4)
     else:
-        merging.wide_counts, merging.other_wide_counts = &counts[0, 0], &other_counts[0, 0]
+        merging.wide_counts = <uint64_t*> held.write(counts)
+        merging.other_wide_counts = <const uint64_t*> held.read(other_counts, 8)
     run_with_stack(merge_rows, &merging)
 
 
@@ -93,16 +91,18 @@ ctypedef struct Widening:
     const int32_t* highest
 
 
-def widen_histograms(int32_t[:, ::1] grids, Count[:, ::1] counts, const int32_t[:, ::1] keys):
+def widen_histograms(object grids, object counts, object keys):
     """Make histograms wide enough for values between the keys of extremes, shape (2, histograms)."""
+    cdef Kernel held = Kernel()
     cdef Widening widening
-    widening.n, widening.grids = grids.shape[0], grid_at(grids, 0)
+    widening.n, widening.grids = len(grids), <Grid*> held.write(grids, 4)
     widening.counts = widening.wide_counts = NULL
-    widening.lowest, widening.highest = &keys[0, 0], &keys[1, 0]
-    if Count is uint32_t:
-        widening.counts = &counts[0, 0]
+    widening.lowest = <const int32_t*> held.read(keys, 4)
+    widening.highest = widening.lowest + widening.n
+    if counts.itemsize == 4:
+        widening.counts = <uint32_t*> held.write(counts)
     else:
-        widening.wide_counts = &counts[0, 0]
+        widening.wide_counts = <uint64_t*> held.write(counts)
     run_with_stack(widen_rows, &widening)
 
 
