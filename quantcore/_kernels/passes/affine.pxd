@@ -10,8 +10,7 @@ cdef extern from "narrow.h":
     void quantcore_narrow(const int32_t* codes, int n, uint8_t* data) noexcept nogil
 
 cdef enum:
-    STAGE = 64  # codes that are narrowed to bytes together
-    SHORT_STAGE = 32  # the same at the end of a run
+    STAGE = 32  # codes that are narrowed to bytes together
     LANES = 16  # maxima that are folded only at the end of a run: folding at each step would take longer than the rest
     ROUNDER = 12582912  # 1.5 * 2**23: a float near it is an integer
 
@@ -106,17 +105,15 @@ cdef inline int32_t word_of(float x, float inverse, float zero_point, float low,
     return <int32_t> bits_of(shifted_steps_of(x, inverse, low, high) + zero_point)
 
 
-cdef inline void raise_lanes(uint32_t* worst, const float* x, int n) noexcept nogil:
-    """Raise LANES maxima to the magnitudes of n elements, a multiple of SHORT_STAGE."""
-    cdef int j, start = 0
+cdef inline void raise_lanes(uint32_t* worst, const float* x) noexcept nogil:
+    """Raise LANES maxima to the magnitudes of STAGE elements."""
+    cdef int j
     cdef uint32_t first, second
-    while start < n:
-        for j in range(LANES):
-            first = bits_of(x[start + j]) & MAGNITUDE
-            second = bits_of(x[start + LANES + j]) & MAGNITUDE
-            first = max(first, second)
-            worst[j] = max(worst[j], first)
-        start += SHORT_STAGE
+    for j in range(LANES):
+        first = bits_of(x[j]) & MAGNITUDE
+        second = bits_of(x[LANES + j]) & MAGNITUDE
+        first = max(first, second)
+        worst[j] = max(worst[j], first)
 
 
 cdef inline uint32_t folded_lanes(const uint32_t* worst) noexcept nogil:
@@ -128,16 +125,16 @@ cdef inline uint32_t folded_lanes(const uint32_t* worst) noexcept nogil:
 
 
 cdef inline void quantize_stage(
-    const float* x, int n, bint has_offset, float offset, float inverse, float zero_point, float low, float high,
+    const float* x, bint has_offset, float offset, float inverse, float zero_point, float low, float high,
     uint32_t* worst, uint8_t* out,
 ) noexcept nogil:
-    """Codes of STAGE or SHORT_STAGE elements."""
+    """Codes of STAGE elements."""
     cdef int32_t word[STAGE]
     cdef int j
-    raise_lanes(worst, x, n)
-    for j in range(n):
+    raise_lanes(worst, x)
+    for j in range(STAGE):
         word[j] = word_of(x[j] - offset if has_offset else x[j], inverse, zero_point, low, high)
-    quantcore_narrow(word, n, out)
+    quantcore_narrow(word, STAGE, out)
 
 
 cdef inline uint32_t quantize_run(
@@ -148,25 +145,18 @@ cdef inline uint32_t quantize_run(
     cdef uint32_t worst[LANES]
     cdef int64_t start = 0, j
     cdef uint32_t largest = 0
+    if n < STAGE:
+        for j in range(n):
+            largest = max(largest, bits_of(x[j]) & MAGNITUDE)
+            out[j] = <uint8_t> word_of(x[j] - offset if has_offset else x[j], inverse, zero_point, low, high)
+        return largest
     for j in range(LANES):
         worst[j] = 0
-    while start + STAGE <= n:
-        quantize_stage(
-            x + start, STAGE, has_offset, offset, inverse, zero_point, low, high, worst, out + start
-        )
+    while start < n:
+        start = min(start, n - STAGE)  # some elements a second time, which is faster than one by one
+        quantize_stage(x + start, has_offset, offset, inverse, zero_point, low, high, worst, out + start)
         start += STAGE
-    if n >= SHORT_STAGE:
-        while start < n:
-            start = min(start, n - SHORT_STAGE)  # some elements a second time, which is faster than one by one
-            quantize_stage(
-                x + start, SHORT_STAGE, has_offset, offset, inverse, zero_point, low, high, worst, out + start
-            )
-            start += SHORT_STAGE
-        return folded_lanes(worst)
-    for j in range(n):
-        largest = max(largest, bits_of(x[j]) & MAGNITUDE)
-        out[j] = <uint8_t> word_of(x[j] - offset if has_offset else x[j], inverse, zero_point, low, high)
-    return largest
+    return folded_lanes(worst)
 
 
 cdef inline int32_t word_of_column(
@@ -179,15 +169,15 @@ cdef inline int32_t word_of_column(
 
 
 cdef inline void quantize_stage_of_row(
-    const float* x, int n, bint has_offset, bint is_shared, const float* offset, const float* inverse,
+    const float* x, bint has_offset, bint is_shared, const float* offset, const float* inverse,
     const float* zero_point, const float* low, const float* high, uint32_t* worst, uint8_t* out,
 ) noexcept nogil:
     cdef int32_t word[STAGE]
     cdef int j
-    raise_lanes(worst, x, n)
-    for j in range(n):
+    raise_lanes(worst, x)
+    for j in range(STAGE):
         word[j] = word_of_column(j, x, has_offset, is_shared, offset, inverse, zero_point, low, high)
-    quantcore_narrow(word, n, out)
+    quantcore_narrow(word, STAGE, out)
 
 
 cdef inline uint32_t quantize_row(
@@ -198,27 +188,21 @@ cdef inline uint32_t quantize_row(
     cdef uint32_t worst[LANES]
     cdef int64_t start = 0, j
     cdef uint32_t largest = 0
+    if n < STAGE:
+        for j in range(n):
+            largest = max(largest, bits_of(x[j]) & MAGNITUDE)
+            out[j] = <uint8_t> word_of_column(j, x, has_offset, is_shared, offset, inverse, zero_point, low, high)
+        return largest
     for j in range(LANES):
         worst[j] = 0
-    while start + STAGE <= n:
+    while start < n:
+        start = min(start, n - STAGE)
         quantize_stage_of_row(
-            x + start, STAGE, has_offset, is_shared, offset + start if has_offset else NULL, inverse + start,
+            x + start, has_offset, is_shared, offset + start if has_offset else NULL, inverse + start,
             zero_point + start, low + start, high + start, worst, out + start,
         )
         start += STAGE
-    if n >= SHORT_STAGE:
-        while start < n:
-            start = min(start, n - SHORT_STAGE)
-            quantize_stage_of_row(
-                x + start, SHORT_STAGE, has_offset, is_shared, offset + start if has_offset else NULL, inverse + start,
-                zero_point + start, low + start, high + start, worst, out + start,
-            )
-            start += SHORT_STAGE
-        return folded_lanes(worst)
-    for j in range(n):
-        largest = max(largest, bits_of(x[j]) & MAGNITUDE)
-        out[j] = <uint8_t> word_of_column(j, x, has_offset, is_shared, offset, inverse, zero_point, low, high)
-    return largest
+    return folded_lanes(worst)
 
 
 cdef inline float value_of(int32_t code, float zero_point, float scale) noexcept nogil:

@@ -7,7 +7,7 @@ from quantcore._kernels.common.bits cimport INFINITE, MAGNITUDE, bits_of
 from quantcore._kernels.common.floats cimport TILE, loaded, size_of
 from quantcore._kernels.common.memory cimport PART, prefetch_run
 from quantcore._kernels.common.walks cimport walk_columns
-from quantcore._kernels.passes.affine cimport LANES, SHORT_STAGE, STAGE, folded_lanes, quantcore_narrow, raise_lanes
+from quantcore._kernels.passes.affine cimport LANES, STAGE, folded_lanes, quantcore_narrow, raise_lanes
 from quantcore._kernels.table cimport FloorCoding
 
 ctypedef struct FloorJob:
@@ -28,17 +28,17 @@ cdef inline int32_t floor_code(
 
 
 cdef inline void floor_stage(
-    const float* x, int n, const float* low, const float* width, const FloorCoding* coding, bint is_wide,
-    uint32_t* worst, uint8_t* out,
+    const float* x, const float* low, const float* width, const FloorCoding* coding, bint is_wide, uint32_t* worst,
+    uint8_t* out,
 ) noexcept nogil:
-    """Codes of STAGE or SHORT_STAGE elements."""
+    """Codes of STAGE elements."""
     cdef int32_t word[STAGE]
     cdef float most = coding.most, factor = coding.factor
     cdef int j
-    raise_lanes(worst, x, n)
-    for j in range(n):
+    raise_lanes(worst, x)
+    for j in range(STAGE):
         word[j] = floor_code(x[j], low[j], width[j], most, factor, is_wide)
-    quantcore_narrow(word, n, out)
+    quantcore_narrow(word, STAGE, out)
 
 
 cdef inline uint32_t floor_row(
@@ -49,21 +49,18 @@ cdef inline uint32_t floor_row(
     cdef uint32_t worst[LANES]
     cdef int64_t start = 0, j
     cdef uint32_t largest = 0
+    if n < STAGE:
+        for j in range(n):
+            largest = max(largest, bits_of(x[j]) & MAGNITUDE)
+            out[j] = <uint8_t> floor_code(x[j], low[j], width[j], coding.most, coding.factor, is_wide)
+        return largest
     for j in range(LANES):
         worst[j] = 0
-    while start + STAGE <= n:
-        floor_stage(x + start, STAGE, low + start, width + start, coding, is_wide, worst, out + start)
+    while start < n:
+        start = min(start, n - STAGE)
+        floor_stage(x + start, low + start, width + start, coding, is_wide, worst, out + start)
         start += STAGE
-    if n >= SHORT_STAGE:
-        while start < n:
-            start = min(start, n - SHORT_STAGE)
-            floor_stage(x + start, SHORT_STAGE, low + start, width + start, coding, is_wide, worst, out + start)
-            start += SHORT_STAGE
-        return folded_lanes(worst)
-    for j in range(n):
-        largest = max(largest, bits_of(x[j]) & MAGNITUDE)
-        out[j] = <uint8_t> floor_code(x[j], low[j], width[j], coding.most, coding.factor, is_wide)
-    return largest
+    return folded_lanes(worst)
 
 
 cdef bint piece_floor(
