@@ -21,6 +21,7 @@ def embedding_works(n_elements: int) -> Iterator[Work]:
     """Encoding with known ranges, ranges and codes together, decoding, exact statistics of each dimension."""
     n_rows = n_elements // DIMENSIONS
     vectors = np.random.default_rng(0).standard_normal((n_rows, DIMENSIONS), dtype=np.float32)
+    restored = np.zeros_like(vectors)
     for layout, scheme in (("affine", "uint8"), ("faiss", "QT_8bit"), ("affine", "uint4")):
         quantizer = EmbeddingQuantizer(scheme, layout=layout).fit(vectors)
         codes = quantizer.transform(vectors)
@@ -36,7 +37,7 @@ def embedding_works(n_elements: int) -> Iterator[Work]:
             f"embeddings {scheme} decode",
             vectors.size,
             vectors.nbytes + codes.nbytes,
-            lambda n, q=quantizer, codes=codes: lambda: q.inverse_transform(codes, n_threads=n),
+            lambda n, q=quantizer, codes=codes: lambda: q.inverse_transform(codes, n_threads=n, out=restored),
             _faiss_peers(faiss_scheme, vectors, is_encoding=False),
         )
     for layout, method in (("affine", "min_max"), ("sentence-transformers", "min_max"), ("affine", "mse")):

@@ -301,7 +301,9 @@ class EmbeddingQuantizer:
         source = rows.take_rows(values, "values", self._n_dimensions, on_bad)
         return coding.encode(source, scheme, ranges, params, out, n_threads)
 
-    def inverse_transform(self, codes: Any, *, n_threads: int | None = None) -> NDArray[np.float32]:
+    def inverse_transform(
+        self, codes: Any, *, n_threads: int | None = None, out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
         """The vectors that codes stand for; bits of a sign become 1 and -1.
 
         Parameters
@@ -310,6 +312,8 @@ class EmbeddingQuantizer:
             As `transform` returns.
         n_threads : int, optional
             Threads to use; None: `get_num_threads()`.
+        out : ndarray of float32, shape (n, d), optional
+            Where to write the vectors. A new array of many vectors takes as long to get as to fill.
 
         Returns
         -------
@@ -318,7 +322,7 @@ class EmbeddingQuantizer:
         Raises
         ------
         ValueError, TypeError
-            The codes have another shape or dtype than those of `transform`.
+            The codes have another shape or dtype than those of `transform`; `out` does not fit.
         InvalidStateError
             Ranges are needed, and fewer than two vectors were seen.
         """
@@ -326,7 +330,7 @@ class EmbeddingQuantizer:
         if self._per == "vector":
             if not isinstance(codes, QuantizedTensor):
                 raise InvalidTypeError(f"codes: expected a QuantizedTensor, got {type(codes).__name__}")
-            return codes.dequantize(n_threads=n_threads)
+            return codes.dequantize(n_threads=n_threads, out=out)
         dtype = np.dtype(np.int8 if scheme.is_signed else np.uint8)
         array = arrays.as_array(codes, "codes")
         if array.dtype != dtype:
@@ -341,17 +345,21 @@ class EmbeddingQuantizer:
                 f"codes: vectors of {n_dimensions} values take {scheme.row_bytes(n_dimensions)} bytes each, got "
                 f"{array.shape[1]}"
             )
-        return self._decode(np.ascontiguousarray(array), n_dimensions, n_threads)
+        result = arrays.output(out, (len(array), n_dimensions), np.dtype(np.float32), array)
+        self._decode(np.ascontiguousarray(array), result, n_threads)
+        return result if out is None else out
 
-    def _decode(self, codes: NDArray[Any], n_dimensions: int, n_threads: int | None) -> NDArray[np.float32]:
-        scheme = self._scheme
+    def _decode(self, codes: NDArray[Any], out: NDArray[np.float32], n_threads: int | None) -> None:
+        scheme, n_dimensions = self._scheme, out.shape[1]
         if scheme.is_signed and scheme.rounding is not Rounding.NEAREST:
             codes = codes.view(np.uint8) ^ np.uint8(128)
         if scheme.rounding is Rounding.SIGN:
             bits = np.unpackbits(codes, axis=-1, count=n_dimensions)
-            return bits.astype(np.float32) * np.float32(2) - np.float32(1)
+            np.multiply(bits, np.float32(2), out=out)
+            out -= np.float32(1)
+            return
         unpacked = unpack_rows(codes, scheme.bits, n_dimensions)
-        return dequantize_with_params(unpacked, self.params, n_threads=n_threads)
+        dequantize_with_params(unpacked, self.params, n_threads=n_threads, out=out)
 
     def recall_at_k(self, base: Any, queries: Any, k: int = 10, *, metric: str = "l2") -> float:
         """The share of the k nearest vectors that are found where their codes are searched, with queries as they are.

@@ -183,6 +183,7 @@ def test_what_does_not_fit_is_refused(vectors):
         (lambda: quantizer.inverse_transform(np.zeros((2, 7), np.uint8)), r"^codes: vectors of 48 values take 48 by"),
         (lambda: quantizer.transform(vectors, out=np.empty((200, 7), np.uint8)), r"^out: expected shape"),
         (lambda: EmbeddingQuantizer("int4"), r"^scheme: expected one of uint8, int8, uint4, got"),
+        (lambda: quantizer.inverse_transform(vectors.astype(np.uint8), out=vectors[:7]), r"^out: expected shape"),
         (lambda: EmbeddingQuantizer(layout="annoy"), r"^layout: expected one of affine, faiss, sentence-transformers"),
         (lambda: EmbeddingQuantizer(per="row"), r"^per: expected one of dimension, vector, got 'row'$"),
         (lambda: EmbeddingQuantizer(method="best"), r"^method: expected one of min_max, mse, got 'best'$"),
@@ -210,6 +211,9 @@ def test_empty_batches_and_out(layout, scheme, vectors):
     codes = quantizer.transform(vectors)
     out = np.empty_like(codes)
     assert quantizer.transform(vectors, out=out) is out and np.array_equal(out, codes)
+    restored = np.empty_like(vectors)
+    assert quantizer.inverse_transform(codes, out=restored) is restored
+    assert np.array_equal(restored, quantizer.inverse_transform(codes))
     assert quantizer.transform(vectors[:0]).shape == (0, codes.shape[1])
     assert quantizer.inverse_transform(codes[:0]).shape == (0, 48)
     made = EmbeddingQuantizer(per="vector").transform(vectors[:0])
