@@ -1,6 +1,7 @@
 """Builds the compiled kernels: one kernel source per CPU level, and the module that holds the memoryviews.
 
-Everything declarative is in pyproject.toml. Environment: QUANTCORE_DEBUG_BUILD=1 turns on bounds checks.
+Everything declarative is in pyproject.toml. Environment: QUANTCORE_DEBUG_BUILD=1 turns on bounds checks;
+QUANTCORE_LEVELS names the CPU levels to build, if not all, for checks that run at one of them.
 """
 
 import os
@@ -28,14 +29,8 @@ if ARCHITECTURE.startswith("universal"):
     ARCHITECTURE = platform.machine()
 
 # The bytes of a format depend on float32 arithmetic exactly as written: no contraction to FMA, no -ffast-math.
-# Loops of 16 and 32 must be vectorised before they are unrolled away: see docs/kernels.md. A level is one unit with all
-# formats, whose growth must not keep gcc from inlining what is written for constant sizes and functions.
 FLAGS = [
     "-O3",
-    "--param=max-completely-peel-times=8",
-    "--param=max-completely-peeled-insns=100",  # more copies of short loops are a twentieth of the wheel
-    "--param=inline-unit-growth=400",
-    "--param=vect-epilogues-nomask=0",  # loops are whole vectors; narrower ones for the ends are a quarter of v4
     "-ffp-contract=off",
     "-fno-math-errno",
     "-fno-trapping-math",
@@ -43,9 +38,15 @@ FLAGS = [
     "-fno-asynchronous-unwind-tables",  # a tenth of the size, of use to debuggers only
     "-g0",
 ]
-# No copies of loops for other strides or without a condition, which few calls would run: a hundredth of the wheel.
-# Compilers other than gcc do not know these flags.
+# Compilers other than gcc do not know these flags. Loops of 16 and 32 must be vectorised before they are unrolled away:
+# see docs/kernels.md. A level is one unit with all formats, whose growth must not keep gcc from inlining what is
+# written for constant sizes and functions. No copies of loops for other strides or without a condition, which few calls
+# would run: a hundredth of the wheel.
 GCC_FLAGS = [
+    "--param=max-completely-peel-times=8",
+    "--param=max-completely-peeled-insns=100",  # more copies of short loops are a twentieth of the wheel
+    "--param=inline-unit-growth=400",
+    "--param=vect-epilogues-nomask=0",  # loops are whole vectors; narrower ones for the ends are a quarter of v4
     "-fno-ipa-cp-clone",
     "-fno-loop-interchange",
     "-fno-loop-unroll-and-jam",
@@ -63,6 +64,8 @@ if ARCHITECTURE.lower() in ("x86_64", "amd64"):
     }
 else:
     LEVELS = {"baseline": []}
+if asked := os.environ.get("QUANTCORE_LEVELS"):
+    LEVELS = {level: LEVELS[level] for level in asked.split()}
 
 
 class BuildKernels(build_ext):
@@ -74,7 +77,7 @@ class BuildKernels(build_ext):
             self.compiler.cc = "clang-cl"
             for ext in self.extensions:
                 # Windows needs the unwind tables; CodeView has no -g0.
-                left_out = ("--param", "-g", "-fno-asynchronous-unwind-tables")
+                left_out = ("-g", "-fno-asynchronous-unwind-tables")
                 kept = [flag for flag in ext.extra_compile_args if not flag.startswith(left_out)]
                 ext.extra_compile_args = [f"/clang:{flag}" for flag in kept]
         elif is_gcc(self.compiler.compiler):

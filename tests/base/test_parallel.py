@@ -1,6 +1,7 @@
 """Threads: Ctrl-C is answered, a forked child works, concurrent callers do not mix, 2**31 elements are no limit."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -62,6 +63,7 @@ CALLS = {
 }
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs signals of timers")
 @pytest.mark.parametrize("n_threads", slow_but_first([2, 1, 64]))
 @pytest.mark.parametrize("call", slow_but_first(CALLS), ids=["quantize", "dequantize"])
 def test_ctrl_c(call, n_threads):
