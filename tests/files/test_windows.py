@@ -10,6 +10,7 @@ import os
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +20,11 @@ from quantcore.errors import FileFormatError, OutputFileError
 from quantcore.files import system
 from quantcore.files.disk import InputFile, OutputFile, OutputFiles
 from tests.support.command_line import write_model
+from tests.support.levels import python
 
 ABSENT = (
     "pread", "preadv", "pwrite", "pwritev", "posix_fadvise", "geteuid", "fchmod",
-    "O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK", "O_DIRECTORY",
+    "O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK", "O_DIRECTORY", "sched_getaffinity", "sysconf",
 )  # fmt: skip
 OPEN, SAME_FILE = os.open, os.path.samestat
 SHARES_ALL = 7
@@ -116,14 +118,51 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_model_is_the_same_file(windows, tmp_path, monkeypatch):
-    write_model(tmp_path / "in.gguf")
+def convert_all(source: Path, folder: Path) -> dict[str, bytes]:
+    """Every kind of output that a model becomes, each written twice; their bytes by name."""
+    folder.mkdir()
+    options: dict[str, Any] = {"force": True, "n_threads": 2}
     for _ in range(2):
-        qc.quantize_model(tmp_path / "in.gguf", tmp_path / "windows.gguf", "Q4_0", force=True, n_threads=2)
+        qc.quantize_model(source, folder / "q4.gguf", "Q4_0", **options)
+        qc.dequantize_model(folder / "q4.gguf", folder / "floats.gguf", **options)
+        qc.split_model(folder / "q4.gguf", folder / "part", max_tensors=2, **options)
+        qc.merge_model(next(iter(sorted(folder.glob("part-*")))), folder / "merged.gguf", **options)
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_models_are_the_same_files(windows, tmp_path, monkeypatch):
+    write_model(tmp_path / "in.gguf")
+    on_windows = convert_all(tmp_path / "in.gguf", tmp_path / "windows")
     monkeypatch.undo()
-    qc.quantize_model(tmp_path / "in.gguf", tmp_path / "posix.gguf", "Q4_0")
-    assert (tmp_path / "windows.gguf").read_bytes() == (tmp_path / "posix.gguf").read_bytes()
-    assert names(tmp_path) == ["in.gguf", "posix.gguf", "windows.gguf"]
+    assert on_windows == convert_all(tmp_path / "in.gguf", tmp_path / "posix")
+
+
+OPTIONAL = ("arrow", "dask", "onnx", "torch", "zarr", "__main__", "_kernels")  # or need no second import
+IMPORT = """
+import importlib, os, pkgutil, sys, types
+import numpy, pathlib, subprocess
+for name in {absent}:
+    if hasattr(os, name):
+        delattr(os, name)
+for name in ("fcntl", "grp", "pwd", "resource", "termios"):
+    sys.modules[name] = None
+sys.modules.update(msvcrt=types.ModuleType("msvcrt"), _winapi=types.ModuleType("_winapi"))
+import quantcore
+os.name = "nt"
+from quantcore.files import system
+os.name = "posix"
+assert isinstance(system.SYSTEM, system.Windows)
+for module in pkgutil.walk_packages(quantcore.__path__, "quantcore."):
+    if module.name.split(".")[1] not in {optional}:
+        importlib.import_module(module.name)
+quantcore.dequantize(quantcore.quantize(numpy.zeros((8, 64), "float32"), "Q4_0"), "Q4_0")
+assert quantcore.get_num_threads() >= 1
+"""
+
+
+def test_everything_is_imported_without_what_windows_lacks():
+    child = python(IMPORT.format(absent=(*ABSENT, "fork"), optional=OPTIONAL))
+    assert (child.returncode, child.stderr) == (0, "")
 
 
 def test_outputs_get_their_names_together_or_not_at_all(windows, tmp_path):
