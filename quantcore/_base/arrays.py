@@ -154,9 +154,10 @@ def from_torch(tensor: Any, name: str, torch: Any) -> tuple[Any, str | None]:
     except (InvalidTypeError, MemoryError):
         raise
     except Exception as error:  # such as a dtype that NumPy lacks, or a subclass that is no tensor after all
-        if tensor.dtype.is_floating_point:
+        dtype = getattr(tensor, "dtype", None)
+        if getattr(dtype, "is_floating_point", False):
             expected = "expected float32, float16, bfloat16 or float64"
-            raise InvalidTypeError(f"{name}: {expected}, got {tensor.dtype}; use .to(torch.float32)") from error
+            raise InvalidTypeError(f"{name}: {expected}, got {dtype}; use .to(torch.float32)") from error
         raise _unreadable(tensor, name, error) from error
 
 
