@@ -198,7 +198,7 @@ def test_records_take_it(fmt, rng):
     np.testing.assert_array_equal(record.quantize(values, effort="best", imatrix=weights).data, expected)
 
 
-@pytest.mark.parametrize("effort", ["", "Best", "worst", None, 1, True, b"best", ["best"]])
+@pytest.mark.parametrize("effort", ["", "bests", "worst", None, 1, True, b"best", ["best"]])
 def test_unknown_effort_is_refused(effort):
     with pytest.raises(InvalidValueError, match=r"^effort: expected one of reference, best, got "):
         quantize(np.zeros(32, F32), "Q4_0", effort=effort)
