@@ -37,9 +37,12 @@ def batches(rng):
     return [{"x": rng.standard_normal((16, 3, 6, 6)).astype(np.float32)} for _ in range(4)]
 
 
-def run(path, batch, names=None):
+def run(path, batch, names=None, *, is_optimized=False):
     source = path.SerializeToString() if hasattr(path, "SerializeToString") else str(path)
-    return onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"]).run(names, batch)[0]
+    options = onnxruntime.SessionOptions()
+    if not is_optimized:  # integers of products saturate on CPUs without VNNI
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"]).run(names, batch)[0]
 
 
 class Reader(CalibrationDataReader):
@@ -174,6 +177,20 @@ def test_every_operator_set(opset, tmp_path, rng):
     found = qo.calibrate_activations(net, [batch], Calibrator.min_max(symmetric=False))
     qo.quantize_static(net, tmp_path / "a.onnx", found)
     np.testing.assert_allclose(run(tmp_path / "a.onnx", batch), run(net, batch), atol=0.2)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_reduced_range_does_not_saturate_on_any_cpu(per_channel, tmp_path, rng):
+    net = build([MATMUL], [tensor("w", (64, 5))], ["n", 64], ["n", 5])
+    batch = {"x": rng.uniform(0.9, 1, (16, 64)).astype(np.float32)}  # codes near 255
+    found = qo.calibrate_activations(net, [batch], Calibrator.min_max(symmetric=False))
+    qo.quantize_static(net, tmp_path / "a.onnx", found, per_channel=per_channel, reduce_range=True)
+    codes = [numpy_helper.to_array(t) for t in onnx.load(tmp_path / "a.onnx").graph.initializer]
+    (weights,) = (c for c in codes if c.dtype == np.int8 and c.ndim == 2)
+    assert np.abs(weights.astype(int)).max() == 63
+    exact = run(tmp_path / "a.onnx", batch)
+    np.testing.assert_allclose(run(tmp_path / "a.onnx", batch, is_optimized=True), exact, atol=1e-3)
+    np.testing.assert_allclose(exact, run(net, batch), atol=0.5)
 
 
 def test_weights_in_a_file_of_their_own(tmp_path, rng):

@@ -27,6 +27,8 @@ class NodeMaker:
         Of operator set 13 or later.
     per_channel : bool
         Whether the output channels of a weight have a scale each.
+    weight_bits : int
+        Of the codes of weights, which are stored as int8.
 
     Attributes
     ----------
@@ -34,13 +36,13 @@ class NodeMaker:
         The new nodes, by the name of the value that they take.
     """
 
-    def __init__(self, model: Any, *, per_channel: bool) -> None:
+    def __init__(self, model: Any, *, per_channel: bool, weight_bits: int) -> None:
         self.nodes: dict[str, list[Any]] = {}
         self._initializers = model.graph.initializer
         self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
         if opset_of(model) < _LEAST_OPSET:
             raise InvalidValueError(f"model: operator set {opset_of(model)}, at least {_LEAST_OPSET} is needed")
-        self._per_channel = per_channel
+        self._per_channel, self._weight_bits = per_channel, weight_bits
         self._taken = names_in(model.graph)
         self._made: dict[tuple[str, int | None], str] = {}
 
@@ -65,7 +67,7 @@ class NodeMaker:
         key = name, -1 if axis is None else axis
         if key not in self._made:
             values = np.array(numpy_helper.to_array(self._weights[name]))
-            params, codes = _quantize(values, axis)
+            params, codes = _quantize(values, axis, self._weight_bits)
             label, decoded = self._name(f"{name}.{axis}.quantized.codes"), self._name(f"{name}.{axis}.quantized")
             shape = () if axis is None else (-1,)
             scales = params.scales.reshape(shape).astype(values.dtype)
@@ -102,9 +104,9 @@ def _channel_axis(node: Any, n_dims: int) -> int | None:
     return 0 if node.op_type == "Gemm" and is_transposed else 1
 
 
-def _quantize(values: NDArray[Any], axis: int | None) -> tuple[QuantParams, NDArray[Any]]:
+def _quantize(values: NDArray[Any], axis: int | None, bits: int) -> tuple[QuantParams, NDArray[Any]]:
     """Symmetric int8 codes; the scales are what is stored, so that the codes are the nearest ones for them."""
-    made = quantize_tensor(values, QuantGranularity(axis=axis))
+    made = quantize_tensor(values, QuantGranularity(axis=axis), bits=bits)
     if values.dtype == np.float32:
         return made.params, made.data
     found = made.params
