@@ -10,10 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quantcore._base.text import quote
-from quantcore.errors import FileFormatError
 from quantcore.models.decoders import Bytes
-from quantcore.models.scaled_tensors import ScaledDecoder, read_floats
+from quantcore.models.scaled_tensors import ScaledDecoder, read_positive
 from quantcore.safetensors.reader import Checkpoint, SafetensorsInfo
 
 __all__ = ["BLOCKS", "MXFP4", "NVFP4", "BlockRepacker", "WeightScale"]
@@ -96,15 +94,6 @@ class WeightScale:
     is_inverse: bool
 
     def read_into(self, start: int, buffer: Bytes) -> None:
-        """Fill a buffer with the bytes from `start` on.
-
-        Raises
-        ------
-        FileFormatError
-            The scale is not a positive number.
-        """
-        value = read_floats(self.checkpoint, self.info, 0, 1).astype(np.float32)
-        if not 0 < value[0] < np.inf:
-            name = quote(self.info.name)
-            raise FileFormatError(f"{self.checkpoint.path}: tensor {name}: is {value[0]}, expected a positive number")
+        """Fill a buffer with the bytes from `start` on."""
+        value = read_positive(self.checkpoint, self.info)
         buffer[:] = (np.float32(1) / value if self.is_inverse else value).view(np.uint8)[start : start + buffer.size]

@@ -138,7 +138,7 @@ class ScaledDecoder(Decoder):
         self.spread = spread
         self._checkpoint, self._codes, self._scale, self._layout = checkpoint, codes, scale, layout
         self._code = CODES[layout.packed if layout and layout.packed else codes.dtype]
-        self._global = None if global_scale is None else self._read_global(global_scale)
+        self._global = None if global_scale is None else read_positive(checkpoint, global_scale).astype(np.float64)
         finite = self._code.table[np.isfinite(self._code.table)]
         self._largest_scale = _LARGEST[dtype] / float(np.abs(finite).max())
 
@@ -208,13 +208,6 @@ class ScaledDecoder(Decoder):
             raise self._error(self._scale, f"scale {first // block + bad[0]} is {values[bad[0]]}, expected at least 0")
         return codes, scales
 
-    def _read_global(self, info: SafetensorsInfo) -> Scales:
-        values = read_floats(self._checkpoint, info, 0, prod(info.shape))
-        bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
-        if bad.size:
-            raise self._error(info, f"is {values[bad[0]]}, expected a positive number")
-        return values
-
     def _refuse_infinite(self, codes: Bytes, first: int, skipped: int, out: Bytes) -> None:
         """Refuse values that became infinite although their codes are not."""
         if self._code.bits == 4:
@@ -228,6 +221,22 @@ class ScaledDecoder(Decoder):
 
     def _error(self, info: SafetensorsInfo, problem: str) -> FileFormatError:
         return FileFormatError(f"{self._checkpoint.path}: tensor {quote(info.name)}: {problem}")
+
+
+def read_positive(checkpoint: Checkpoint, info: SafetensorsInfo) -> NDArray[np.float32]:
+    """The scales of whole weights, in float32.
+
+    Raises
+    ------
+    FileFormatError
+        One of them is not a positive number.
+    """
+    values = read_floats(checkpoint, info, 0, prod(info.shape)).astype(np.float32)
+    bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+    if bad.size:
+        problem = f"is {values[bad[0]]}, expected a positive number"
+        raise FileFormatError(f"{checkpoint.path}: tensor {quote(info.name)}: {problem}")
+    return values
 
 
 def read_floats(checkpoint: Checkpoint, info: SafetensorsInfo, start: int, stop: int) -> Scales:
