@@ -57,7 +57,7 @@ def test_results_are_taken_in_order_with_their_own_buffers(n_threads, n_slabs):
 
 @pytest.mark.parametrize("n_threads", N_THREADS)
 def test_as_many_slabs_are_computed_at_once_as_there_are_threads(n_threads):
-    together = threading.Barrier(n_threads)
+    all_at_once = threading.Event()
     lock = threading.Lock()
     now = most = 0
 
@@ -66,7 +66,9 @@ def test_as_many_slabs_are_computed_at_once_as_there_are_threads(n_threads):
         with lock:
             now += 1
             most = max(most, now)
-        together.wait(timeout=60)  # all of them at once, or never
+            if now == n_threads:
+                all_at_once.set()
+        assert all_at_once.wait(timeout=60)
         with lock:
             now -= 1
 
