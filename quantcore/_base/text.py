@@ -68,8 +68,7 @@ def brief(value: object, longest: int = 80) -> str:
         text = repr(value)
     except Exception:  # an integer with more digits than Python prints, or an object whose own repr fails
         text = f"a {type(value).__name__} too long to print"
-    text = " ".join(text[: longest + 1].split("\n"))  # arrays and tensors have several lines
-    text = " ".join(text[: longest + 1].split("\n"))  # those of arrays have several lines
+    text = " ".join(text[: longest + 1].split("\n"))  # those of arrays and tensors have several lines
     return text if len(text) <= longest else f"{text[:longest]}..."
 
 

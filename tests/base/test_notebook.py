@@ -177,9 +177,9 @@ def test_tensors_and_metadata_of_files(tmp_path):
     path = write_model(tmp_path / "in.gguf", ("blk.0.\x1b[31m.weight", normal(4, 256)))
     with open_model(path) as model:
         [tensor], [info], reader = model.tensors.values(), model.container.tensors, model.container.parts[0]
-        assert repr(reader) == f"<GGUFReader {path}: 1 tensors>"
+        assert re.fullmatch(r"<GGUFReader .*in\.gguf: 1 tensors>", repr(reader))
         for record in (tensor, info, *model.container.kvs):
-            assert "\x1b" not in repr(record) and len(repr(record)) < 200
+            assert "\x1b" not in repr(record) and len(repr(record)) < 250  # of a long path, 80 characters
         assert cells(reader)[1][1:] == ["4x256", "F32", "4.0 KiB"]
     assert repr(KeyValue.string("a\x1b", "x" * 10**6)) == r"KeyValue('a\x1b', STRING, 1000008 bytes)"
     assert repr(KeyValue.array("a", [1, 2], "int32")) == "KeyValue('a', ARRAY, (1, 2))"
