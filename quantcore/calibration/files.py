@@ -82,8 +82,7 @@ def calibrate_files(
     if isinstance(paths, (str, bytes, os.PathLike)):
         raise InvalidTypeError(f"paths: expected an iterable of paths, got {brief(paths)}")
     paths, patterns = list(paths), compile_patterns(exclude, "exclude")
-
-    check_nan_policy(nan_policy)
+    nan_policy = check_nan_policy(nan_policy)
     notify = notify or partial(warnings.warn, stacklevel=3)
 
     def is_wanted(array: FileArray) -> bool:

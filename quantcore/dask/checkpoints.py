@@ -79,7 +79,7 @@ def quantize_checkpoint(
     if client is not None and not _is_client(client):
         raise InvalidTypeError(f"client: expected a distributed.Client, got {brief(client)}")
     code = FourBitCode(quant_type, block_size, double_quant, quant_storage)
-    check_compute_dtype(compute_dtype)
+    compute_dtype = check_compute_dtype(compute_dtype)
     patterns = compile_patterns(exclude, "exclude")
     options = ConversionOptions(target, force, False, n_threads, None)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,15 @@ def test_values_that_are_not_finite_name_the_array(bad, arrays, tmp_path):
     np.save(tmp_path / "x.npy", np.full(9, 1e39))
     with pytest.raises(InvalidValueError, match=r"x\.npy: .*float32"):
         calibrate_files([tmp_path / "x.npy"], Calibrator.percentile())
+
+
+@pytest.mark.parametrize(("policy", "bad"), [("Raise", "nan at (1, 2)"), ("OMIT", "inf at (3, 0)")])
+def test_policies_in_any_case(policy, bad, tmp_path):
+    values = np.ones((4, 3), np.float32)
+    values[1, 2], values[3, 0] = math.nan, math.inf
+    np.save(tmp_path / "x.npy", values)
+    with pytest.raises(InvalidValueError, match=rf"must be finite, got {re.escape(bad)}$"):
+        calibrate_files([tmp_path / "x.npy"], Calibrator.min_max(), nan_policy=policy)
 
 
 def test_channels_that_differ_name_the_array(tmp_path):

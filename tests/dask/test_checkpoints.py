@@ -65,6 +65,14 @@ def test_schedulers(scheduler, source, target, tmp_path):
     assert [t.target_type for t in report.tensors].count("NF4") == 3
 
 
+def test_words_in_any_case(source, target, tmp_path):
+    """What config.json says is what transformers looks up in torch, whose names are in lower case."""
+    quantize_checkpoint(source, target, "NF4", quant_storage="BFloat16", compute_dtype="Float16")
+    expected_files = expected(source, tmp_path, quant_storage="bfloat16", compute_dtype="float16")
+    assert b'"float16"' in expected_files["config.json"]
+    assert contents_of(target) == expected_files
+
+
 @pytest.mark.slow
 def test_a_pool_of_processes(source, target, tmp_path):
     with dask.config.set(scheduler="processes", num_workers=2):
