@@ -11,7 +11,7 @@ from pathlib import Path
 from quantcore._base.text import quote, shorten
 from quantcore.conversion.checkpoint_rules import transposed_weights
 from quantcore.conversion.file_types import FILE_TYPES, FileType
-from quantcore.conversion.hf import applies_scales, convert
+from quantcore.conversion.hf import convert, scaled_weights
 from quantcore.conversion.image_models import find_image_model, fold, image_model, take_image_model
 from quantcore.conversion.metadata import set_keys
 from quantcore.conversion.rules import is_quantizable
@@ -95,8 +95,8 @@ def take_source(
     is_described = bool(config.keys() & _DESCRIBED)
     # Blocks of NVFP4 are nothing without the scales beside them, which only llama.cpp's names have a place for.
     is_kept = file_type is None or file_type is float_type or file_type.default.name == NVFP4
-    has_place = is_described and is_kept and applies_scales(config, label(container.folder / CONFIG))
-    checkpoint = _decode(container, {MXFP4, NVFP4} if has_place else {MXFP4})
+    scaled = scaled_weights(config, label(container.folder / CONFIG)) if is_described and is_kept else ()
+    checkpoint = _decode(container, scaled)
     tensors, left_out = _take_decoded(checkpoint)
     if not is_described:
         image = None if keep_names else image_model(arch)
@@ -142,7 +142,7 @@ def take_tensors(model: Model, *, keep_order: bool = False) -> tuple[list[Stored
     """
     container = model.container
     if not isinstance(container, GGUFModel):
-        return _take_decoded(_decode(container, {MXFP4}))
+        return _take_decoded(_decode(container))
     for tensor in model.stored:
         if tensor.ggml is None:
             raise FileFormatError(f"{model.label}: tensor {quote(tensor.name)}: GGUF has no type for {tensor.type}")
@@ -150,10 +150,11 @@ def take_tensors(model: Model, *, keep_order: bool = False) -> tuple[list[Stored
     return kept if keep_order else _sort(kept), notices
 
 
-def _decode(checkpoint: Checkpoint, blocks: set[str]) -> DecodedCheckpoint:
+def _decode(checkpoint: Checkpoint, scaled: tuple[str, ...] = ()) -> DecodedCheckpoint:
+    """A checkpoint with floats and blocks of ggml; `scaled`: endings of the names of weights that may have a scale."""
     config = readable_config(checkpoint.folder)
     transposed = transposed_weights(config, packed_weights(checkpoint))
-    return decode_checkpoint(checkpoint, config, "F32", transposed=transposed, blocks=frozenset(blocks))
+    return decode_checkpoint(checkpoint, config, "F32", transposed=transposed, blocks={MXFP4: ("",), NVFP4: scaled})
 
 
 def _take_decoded(checkpoint: DecodedCheckpoint) -> tuple[list[StoredTensor], tuple[str, ...]]:

@@ -3,7 +3,7 @@
 Conversions read this instead of the files, so that none of them knows how a weight was stored.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -27,6 +27,7 @@ __all__ = ["DecodedCheckpoint", "DecodedInfo", "decode_checkpoint", "read_codes"
 
 MOST_STATES = 4
 """Weights of bitsandbytes whose scales are kept: slabs come in order, so that few are of others than the next ones."""
+Blocks = Mapping[str, tuple[str, ...]]
 _FLOATS = ("BF16", "F16", "F32")
 _NOT_DECODED = ("F8_E8M0", "F4", "F6_E2M3", "F6_E3M2")
 
@@ -106,7 +107,7 @@ def decode_checkpoint(
     dtype: str | None = None,
     *,
     transposed: frozenset[str] = frozenset(),
-    blocks: frozenset[str] | None = None,
+    blocks: Blocks | None = None,
 ) -> DecodedCheckpoint:
     """Look at a checkpoint as one of floats.
 
@@ -119,10 +120,10 @@ def decode_checkpoint(
         The type of what is decoded. None: that of the weight before it was quantized, as far as it is known.
     transposed : frozenset of str
         Weights that bitsandbytes packed the other way round than the model has them.
-    blocks : frozenset of str, optional
-        Kinds of codes to give as blocks of ggml (of `ggml_repacker.BLOCKS`), in rows of whole blocks, and no matrix of
-        such codes transposed. The second scale of a weight of NVFP4 is then a tensor named `*.scale`, and that of its
-        activations one named `*.input_scale`. None: all are decoded.
+    blocks : mapping of str to tuple of str, optional
+        Kinds of codes (of `ggml_repacker.BLOCKS`), and the endings of the names of the weights to give as blocks of
+        ggml, if their rows are whole blocks; and no matrix transposed. The second scale of a weight of NVFP4 is then a
+        tensor named `*.scale`, and that of its activations one named `*.input_scale`. None: all are decoded.
 
     Raises
     ------
@@ -152,7 +153,7 @@ def read_codes(
     dtype: str | None,
     *,
     transposed: frozenset[str] = frozenset(),
-    blocks: frozenset[str] | None = None,
+    blocks: Blocks | None = None,
 ) -> DecodedCheckpoint:
     """As `decode_checkpoint`, but what is not decoded stays as it is; `sources` are methods that are decoded."""
     claims = find_claims(checkpoint, tuple(source.settings for source in sources if source.method != BITSANDBYTES))
@@ -182,14 +183,15 @@ def read_codes(
 
 
 def _decode(
-    checkpoint: Checkpoint, claim: Claim, dtype: str, matrices: Matrices, blocks: frozenset[str] | None
+    checkpoint: Checkpoint, claim: Claim, dtype: str, matrices: Matrices, blocks: Blocks | None
 ) -> dict[str, DecodedInfo]:
     """What is made of a weight, by the names of the tensors in whose place it is."""
     decoder = ScaledDecoder(
         checkpoint, claim.codes, claim.scale, claim.global_scale, claim.shape, claim.spread, claim.layout, dtype
     )
     layout, kind = claim.layout, decoder.kind
-    if layout is None or blocks is None or kind not in blocks or not _has_whole_blocks(claim, kind):
+    is_wanted = blocks is not None and claim.name.endswith(blocks.get(kind, ()))
+    if layout is None or not is_wanted or not _has_whole_blocks(claim, kind):
         is_transposed = layout is not None and layout.is_transposed and blocks is None
         return {claim.codes.name: _info(claim.name, TransposedDecoder(decoder, matrices) if is_transposed else decoder)}
     packed = BlockRepacker(decoder)

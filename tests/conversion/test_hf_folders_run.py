@@ -38,9 +38,10 @@ def test_every_architecture_runs(name, tmp_path):
 @pytest.mark.slow
 @needs_llama
 @pytest.mark.parametrize("layout", nvfp4_models.LAYOUTS)
+@pytest.mark.parametrize("others", [(), ("embed_tokens.weight", "lm_head.weight", "gate.weight")])
 @pytest.mark.parametrize("name", nvfp4_models.MODELS)
-def test_blocks_of_nvfp4_run_as_their_values_do(name, layout, tmp_path):
-    folder = nvfp4_models.make_nvfp4_model(name, tmp_path / "tiny", layout)
+def test_blocks_of_nvfp4_run_as_their_values_do(name, others, layout, tmp_path):
+    folder = nvfp4_models.make_nvfp4_model(name, tmp_path / "tiny", layout, others=others)
     dequantize_checkpoint(folder, tmp_path / "decoded" / "tiny", "F32")
     probabilities = []
     for source in (folder, tmp_path / "decoded" / "tiny"):

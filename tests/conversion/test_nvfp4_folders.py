@@ -74,6 +74,32 @@ def test_where_llama_cpp_applies_no_scales_there_are_floats(name, layout, tmp_pa
     assert any(notice.startswith("weights in NVFP4 are decoded where") for notice in report.notices)
 
 
+@pytest.mark.parametrize("qtype", ["F32", "NVFP4", "COPY"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("name", "ending", "place"),
+    [
+        ("llama", "embed_tokens.weight", "token_embd"),
+        ("gemma3", "embed_tokens.weight", "token_embd"),
+        ("mixtral", "gate.weight", "blk.0.ffn_gate_inp"),
+        ("qwen3moe", "mlp.gate.weight", "blk.0.ffn_gate_inp"),
+    ],
+)
+def test_matrices_without_a_place_for_a_scale_are_floats(name, ending, place, layout, qtype, tmp_path):
+    """llama.cpp does not load a file with a scale beside them."""
+    folder = make_nvfp4_model(name, tmp_path / "tiny", layout, others=(ending,))
+    report = quantize_model(folder, tmp_path / "out.gguf", qtype, tensor_types=[(place, "F32")])
+    assert any(notice.startswith("weights in NVFP4 are decoded where") for notice in report.notices)
+    with open_model(tmp_path / "out.gguf") as model:
+        found = {tensor.name: tensor for tensor in model.stored}
+    assert found.keys().isdisjoint({f"{place}.scale", f"{place}.input_scale"})
+    assert "blk.0.attn_v.scale" in found and found["blk.0.attn_v.weight"].type == "NVFP4"
+    with open_model(tmp_path / "out.gguf") as model:
+        values = model.tensors[f"{place}.weight"].values()
+    (expected,) = (v for key, v in decoded(folder).items() if key.endswith(ending) and "layers.1." not in key)
+    np.testing.assert_array_equal(values, expected.reshape(-1)[: values.size])
+
+
 @pytest.mark.parametrize("options", [{"keep_names": True}, {"arch": "llama"}])
 def test_a_container_without_a_place_for_scales_has_values(options, tmp_path):
     folder = make_nvfp4_model("llama", tmp_path / "tiny", MODELOPT)

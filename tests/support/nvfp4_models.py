@@ -31,12 +31,18 @@ _CONFIGS = {
 
 
 def make_nvfp4_model(
-    name: str, folder: Path, layout: str, change: Callable[[dict[str, np.ndarray]], object] | None = None
+    name: str,
+    folder: Path,
+    layout: str,
+    change: Callable[[dict[str, np.ndarray]], object] | None = None,
+    *,
+    others: tuple[str, ...] = (),
 ) -> Path:
     """A folder with random codes and scales; equal for equal arguments.
 
     Experts are made twice as wide, so that their rows are whole blocks; other matrices whose rows are none stay floats.
-    Every third matrix has a scale of exactly 1 for its activations. `change` may do something to the tensors.
+    Every third matrix has a scale of exactly 1 for its activations. `change` may do something to the tensors. `others`:
+    endings of the names of matrices that are coded, too.
     """
     floats = folder.parent / f"{folder.name}-floats"
     make_model(name, floats, "BF16")
@@ -46,7 +52,7 @@ def make_nvfp4_model(
     for i, (key, values) in enumerate(sorted(load_file(floats / "model.safetensors").items())):
         if ".experts." in key:
             values = np.concatenate([values, values], axis=1 if "down" in key or "w2" in key else 0)
-        if not key.endswith(_MATRICES) or values.shape[1] % 64:
+        if not key.endswith((*_MATRICES, *others)) or values.shape[1] % 64:
             made[key] = values
         else:
             made |= _coded(key, values.shape, layout, rng, has_unit_input=i % 3 == 0)

@@ -15,6 +15,6 @@ pooling : embedding models; keys : metadata, and what `gguf` has collected.
 
 from quantcore.conversion.hf.names import find_places
 from quantcore.conversion.hf.restoring import Restored, restore
-from quantcore.conversion.hf.source import Converted, applies_scales, convert
+from quantcore.conversion.hf.source import Converted, convert, scaled_weights
 
-__all__ = ["Converted", "Restored", "applies_scales", "convert", "find_places", "restore"]
+__all__ = ["Converted", "Restored", "convert", "find_places", "restore", "scaled_weights"]

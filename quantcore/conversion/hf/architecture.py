@@ -98,6 +98,8 @@ DECODER = (
 )  # fmt: skip
 """The tensors that most decoders have."""
 FEED_FORWARD_NAMES = of_layers("mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight")
+SCALED = ("_proj.weight", "lm_head.weight")
+"""The matrices beside which llama.cpp takes a scale; it takes none beside embeddings and what chooses experts."""
 QKV_BIASES = of_layers("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias")
 QK_NORMS = of_layers("self_attn.q_norm.weight", "self_attn.k_norm.weight")
 
@@ -147,8 +149,9 @@ class Architecture:
         Endings of the names of tensors to which one is added.
     transposed : tuple of str
         Endings of the names of matrices that are stored as (inputs, outputs).
-    applies_scales : bool
-        Whether llama.cpp multiplies what every matrix gives by the scale beside it, so that blocks of NVFP4 can stay.
+    scaled : tuple of str
+        Endings of the names of matrices whose products llama.cpp multiplies by the scale beside them, so that blocks of
+        NVFP4 can stay.
     experts : Experts, optional
     split : (context, tensor) -> tensors or None
         Other tensors in place of one, by names that are mapped then; None for what the tables say.
@@ -176,7 +179,7 @@ class Architecture:
     is_permuted: bool = False
     shifted: tuple[str, ...] = ()
     transposed: tuple[str, ...] = ()
-    applies_scales: bool = False
+    scaled: tuple[str, ...] = ()
     experts: Experts | None = None
     split: Callable[[Context, StoredTensor], list[StoredTensor] | None] = no_parts
     constants: Callable[[Context], list[tuple[str, NDArray[np.float32]]]] = no_constants

@@ -8,6 +8,7 @@ from quantcore.conversion.hf.architecture import (
     DECODER,
     FEED_FORWARD_NAMES,
     QK_NORMS,
+    SCALED,
     Architecture,
     Context,
     of_layers,
@@ -125,7 +126,7 @@ _NAMES = (
 GEMMA2 = Architecture(
     names=("Gemma2ForCausalLM",),
     gguf_name="gemma2",
-    applies_scales=True,
+    scaled=SCALED,
     tensor_names=_NAMES,
     read_settings=lambda metadata: _read_settings(metadata, "2", "gemma2", 46),
     write_vocabulary=_write_sentencepiece,
@@ -136,7 +137,7 @@ GEMMA2 = Architecture(
 GEMMA3 = Architecture(
     names=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
     gguf_name="gemma3",
-    applies_scales=True,
+    scaled=SCALED,
     tensor_names=(*_NAMES, *QK_NORMS),
     read_settings=_read_gemma3_settings,
     write_vocabulary=_write_vocabulary,

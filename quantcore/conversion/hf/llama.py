@@ -11,6 +11,7 @@ from quantcore.conversion.hf.architecture import (
     DECODER,
     FEED_FORWARD_NAMES,
     QKV_BIASES,
+    SCALED,
     Architecture,
     Context,
     Experts,
@@ -144,7 +145,7 @@ def _read_factors(metadata: GGUFMetadata, head_dim: int, theta: float) -> dict[s
 LLAMA = Architecture(
     names=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MixtralForCausalLM"),
     gguf_name="llama",
-    applies_scales=True,
+    scaled=(*SCALED, "w1.weight", "w2.weight", "w3.weight"),
     write_vocabulary=_write_vocabulary,
     write_keys=_write_keys,
     rename=lambda name: name.replace("text_model.", ""),

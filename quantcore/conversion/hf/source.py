@@ -115,9 +115,9 @@ def find_architecture(config: dict[str, Any], path: str) -> Architecture:
     return ARCHITECTURES[name]
 
 
-def applies_scales(config: dict[str, Any], path: str) -> bool:
-    """Whether llama.cpp applies the scales beside the weights of a checkpoint's architecture."""
-    return find_architecture(config, path).applies_scales
+def scaled_weights(config: dict[str, Any], path: str) -> tuple[str, ...]:
+    """Endings of the names of a checkpoint's weights whose products llama.cpp multiplies by the scale beside them."""
+    return find_architecture(config, path).scaled
 
 
 def _check(record: Architecture, config: Hyperparameters) -> None:
