@@ -9,7 +9,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization import quantize_static as peer
 
 import quantcore.onnx as qo
-from quantcore import Calibrator, InvalidTypeError, InvalidValueError
+from quantcore import Calibrator, FileFormatError, InvalidTypeError, InvalidValueError, OutputFileError
 
 
 @pytest.fixture
@@ -97,6 +97,64 @@ def test_what_is_refused(model, batches, tmp_path):
     with pytest.raises(InvalidValueError, match="expected 8 bits, got 4 for 'x'"):
         qo.quantize_static(model, tmp_path / "b.onnx", found)
     assert not (tmp_path / "b.onnx").exists()
+
+
+def test_calibrators_that_quantize_nothing_are_refused(model, batches, tmp_path):
+    """A file of floats under the name of a quantized model would pass for one."""
+    found = qo.calibrate_activations(model, batches, Calibrator.min_max())
+    out = tmp_path / "out.onnx"
+    with pytest.raises(InvalidValueError, match="calibrators: expected at least one"):
+        qo.quantize_static(model, out, {})
+    with pytest.raises(InvalidValueError, match=r"calibrators: 'X' is the input of no MatMul, .* did you mean x"):
+        qo.quantize_static(model, out, {"X": found["x"]})
+    qo.quantize_static(model, out, {"x": found["x"]})  # the others stay in floats
+    assert [node.op_type for node in onnx.load(out).graph.node].count("DequantizeLinear") == 2
+    qo.quantize_static(model, tmp_path / "all.onnx", found)
+    with pytest.raises(InvalidValueError, match="model: no MatMul, Gemm, Conv with a constant weight"):
+        qo.quantize_static(tmp_path / "all.onnx", tmp_path / "again.onnx", found)
+    assert not (tmp_path / "again.onnx").exists()
+
+
+def test_a_model_is_not_replaced_by_its_own_quantized_file(model, batches, tmp_path):
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    before = path.read_bytes()
+    found = qo.calibrate_activations(path, batches, Calibrator.min_max())
+    with pytest.raises(OutputFileError, match="is the same file as the input"):
+        qo.quantize_static(path, path, found, force=True)
+    assert path.read_bytes() == before
+
+
+def test_what_onnx_runtime_refuses_is_an_error_of_quantcore(model, batches, tmp_path):
+    x = batches[0]["x"]
+    for batch, message in (
+        ({"X": x}, "batches: 'X' is no input of the model; it has x"),
+        ({"x": x, "y": x}, "batches: 'y' is no input of the model; it has x"),
+        ({}, "batches: the input 'x' is missing"),
+        ({"x": x.astype(np.float64)}, "batches: ONNX Runtime refuses one: .*Unexpected input data type"),
+        ({"x": x[:, :2]}, "batches: ONNX Runtime refuses one: .*Got: 2 Expected: 3"),
+        ({"x": None}, "batches: ONNX Runtime refuses one: "),
+    ):
+        with pytest.raises(InvalidValueError, match=message):
+            qo.calibrate_activations(model, [batches[0], batch], Calibrator.min_max())
+    model.graph.node[1].op_type = "NoSuchOperator"
+    with pytest.raises(InvalidValueError, match=r"model: ONNX Runtime does not load it: .*NoSuchOperator"):
+        qo.calibrate_activations(model, batches, Calibrator.min_max())
+
+
+def test_files_that_are_no_models(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    (tmp_path / "b.onnx").write_bytes(b"\xff" * 100)
+    (tmp_path / "c.onnx").write_bytes(b"")
+    for name, message in (
+        ("a.npy", "a.npy: is a .npy array of NumPy, not an ONNX model"),
+        ("b.onnx", "b.onnx: cannot be read as an ONNX model: "),
+        ("c.onnx", "c.onnx: is no ONNX model: it has no nodes"),
+    ):
+        with pytest.raises(FileFormatError, match=message):
+            qo.calibrate_activations(tmp_path / name, [], Calibrator.min_max())
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        qo.calibrate_activations(tmp_path / "nowhere.onnx", [], Calibrator.min_max())
 
 
 # Models as exporters make them

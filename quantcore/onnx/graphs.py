@@ -7,10 +7,21 @@ from typing import Any
 import onnx
 from onnx import TensorProto, external_data_helper
 
-from quantcore._base.text import brief
-from quantcore.errors import InvalidTypeError, InvalidValueError
+from quantcore._base.text import brief, reason
+from quantcore.errors import FileFormatError, InvalidTypeError, InvalidValueError
+from quantcore.files.disk import InputFile, label
+from quantcore.files.kinds import HEAD_BYTES, kind_of
 
-__all__ = ["OPERATORS", "insert", "load_model", "names_in", "opset_of", "remove_unused", "weighted_nodes"]
+__all__ = [
+    "OPERATORS",
+    "insert",
+    "load_model",
+    "names_in",
+    "opset_of",
+    "quantized_activations",
+    "remove_unused",
+    "weighted_nodes",
+]
 
 OPERATORS = ("MatMul", "Gemm", "Conv")
 """The operators that are quantized; the weight is the second input."""
@@ -28,9 +39,11 @@ def load_model(model: Any) -> Any:
     Raises
     ------
     ValueError
-        The weights are in a file of their own that was not loaded.
+        The weights are in a file of their own that was not loaded, or the file is no ONNX model.
     TypeError
         It is neither a path nor an `onnx.ModelProto`.
+    OSError
+        The file, or one with its weights, cannot be read.
     """
     if isinstance(model, onnx.ModelProto):
         made = onnx.ModelProto()
@@ -39,7 +52,7 @@ def load_model(model: Any) -> Any:
             if external_data_helper.uses_external_data(tensor):
                 raise InvalidValueError(f"model: {tensor.name!r} is in a file of its own; give the path of the model")
     elif isinstance(model, str | os.PathLike):
-        made = onnx.load(model)
+        made = _read(model)
     else:
         raise InvalidTypeError(f"model: expected a path or an onnx.ModelProto, got {brief(model)}")
     nodes = []
@@ -58,6 +71,22 @@ def load_model(model: Any) -> Any:
     return made
 
 
+def _read(path: str | os.PathLike[str]) -> Any:
+    with InputFile(path) as file:
+        kind = kind_of(file.read(0, min(HEAD_BYTES, file.size)))
+    if kind is not None:
+        raise FileFormatError(f"{label(path)}: is {kind.name}, not an ONNX model")
+    try:
+        made = onnx.load(path)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # protobuf's, or a ValidationError about a file with weights
+        raise FileFormatError(f"{label(path)}: cannot be read as an ONNX model: {reason(error)}") from None
+    if not made.graph.node:
+        raise FileFormatError(f"{label(path)}: is no ONNX model: it has no nodes")
+    return made
+
+
 def weighted_nodes(model: Any) -> Iterator[Any]:
     """The nodes whose weight is a constant matrix, or more, of floats that can be quantized."""
     kinds = _FLOATS if opset_of(model) >= _HALF_OPSET else _FLOATS[:1]
@@ -65,6 +94,22 @@ def weighted_nodes(model: Any) -> Iterator[Any]:
     for node in model.graph.node:
         if node.op_type in OPERATORS and node.domain in ("", "ai.onnx") and node.input[1] in floats:
             yield node
+
+
+def quantized_activations(model: Any) -> list[str]:
+    """The names of the first inputs of the `weighted_nodes`, each once.
+
+    Raises
+    ------
+    ValueError
+        There is no such node.
+    """
+    names = list(dict.fromkeys(node.input[0] for node in weighted_nodes(model)))
+    if not names:
+        raise InvalidValueError(
+            f"model: no {', '.join(OPERATORS)} with a constant weight of float32 (of float16 from operator set 19 on)"
+        )
+    return names
 
 
 def opset_of(model: Any) -> int:

@@ -9,15 +9,17 @@ import onnxruntime
 from onnx import helper
 
 from quantcore._base import arguments
-from quantcore._base.text import brief
+from quantcore._base.text import brief, did_you_mean, reason
 from quantcore.calibration.calibrator import Calibrator
 from quantcore.calibration.results import CalibrationResult
 from quantcore.errors import InvalidTypeError, InvalidValueError
 from quantcore.files.disk import OutputFile
-from quantcore.onnx.graphs import OPERATORS, insert, load_model, remove_unused, weighted_nodes
+from quantcore.onnx.graphs import OPERATORS, insert, load_model, quantized_activations, remove_unused, weighted_nodes
 from quantcore.onnx.nodes import NodeMaker
 
 __all__ = ["calibrate_activations", "quantize_static"]
+
+_OPERATORS = ", ".join(OPERATORS)
 
 
 def calibrate_activations(
@@ -42,9 +44,12 @@ def calibrate_activations(
     Raises
     ------
     ValueError
-        There is no such node, no batch, or an activation is not finite: it is named.
+        There is no such node, no batch, or an activation is not finite: it is named. The file is no ONNX model, or ONNX
+        Runtime refuses the model or a batch.
     TypeError
         An argument has another type.
+    OSError
+        The file cannot be read.
     """
     if not isinstance(calibrator, Calibrator):
         raise InvalidTypeError(f"calibrator: expected a Calibrator, got {brief(calibrator)}")
@@ -52,23 +57,17 @@ def calibrate_activations(
         raise InvalidValueError("calibrator: expected one without data and without an axis")
     watched = load_model(model)
     initial = {tensor.name for tensor in watched.graph.initializer}
-    names = [name for name in dict.fromkeys(n.input[0] for n in weighted_nodes(watched)) if name not in initial]
-    if not names:
-        raise InvalidValueError(
-            f"model: no {', '.join(OPERATORS)} with a constant weight of float32 (of float16 from operator set 19 on)"
-        )
+    names = [name for name in quantized_activations(watched) if name not in initial]
     outputs = {output.name for output in watched.graph.output}
     inputs = {tensor.name for tensor in watched.graph.input}
     for name in names:
         if name not in outputs and name not in inputs:
             watched.graph.output.append(helper.make_empty_tensor_value_info(name))
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = _session(watched)
     made = {name: Calibrator.from_dict(calibrator.to_dict()) for name in names}
     wanted = [name for name in names if name not in inputs]
     for batch in batches:
-        if not isinstance(batch, Mapping):
-            raise InvalidTypeError(f"batches: expected mappings from input names to arrays, got {brief(batch)}")
-        values = dict(zip(wanted, session.run(wanted, dict(batch)) if wanted else (), strict=True))
+        values = dict(zip(wanted, _run(session, wanted, batch), strict=True))
         for name, observer in made.items():
             try:
                 observer.observe(values[name] if name in values else batch[name])
@@ -97,7 +96,7 @@ def quantize_static(
     path : path
         The output, written atomically.
     calibrators : mapping of str to Calibrator
-        What `calibrate_activations` returned; 8 bits.
+        What `calibrate_activations` returned; 8 bits. Nodes whose activation has none stay in floats.
     per_channel : bool, default True
         One scale per output channel of a weight; False, or for stacked matrices: one per weight. Weights are int8,
         symmetric.
@@ -115,11 +114,13 @@ def quantize_static(
     Raises
     ------
     ValueError
-        The operator set is too old; a calibrator has other bits; the weights are not in the model.
+        The operator set is too old; a calibrator has other bits, or there is none, or one for an activation that no
+        quantized node of this model takes; the weights are not in the model; the file is no ONNX model.
     OSError
-        The output exists or cannot be written.
+        The output exists, is the model itself or cannot be written; the model cannot be read.
     """
     made = load_model(model)
+    _check_names(calibrators, quantized_activations(made))
     if bad := [name for name, calibrator in calibrators.items() if calibrator.bits != 8]:
         raise InvalidValueError(f"calibrators: expected 8 bits, got {calibrators[bad[0]].bits} for {bad[0]!r}")
     results = {name: calibrator.compute() for name, calibrator in calibrators.items()}
@@ -135,6 +136,44 @@ def quantize_static(
     insert(made, maker.nodes)
     remove_unused(made)
     onnx.checker.check_model(made)
-    with OutputFile(path, force=force) as file:
+    inputs = () if isinstance(model, onnx.ModelProto) else (model,)
+    with OutputFile(path, force=force, inputs=inputs) as file:
         file.write(made.SerializeToString())
     return used
+
+
+def _session(model: Any) -> onnxruntime.InferenceSession:
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    except MemoryError:
+        raise
+    except Exception as error:  # of classes of its own, which have no common base but this one
+        raise InvalidValueError(f"model: ONNX Runtime does not load it: {reason(error)}") from None
+
+
+def _run(session: onnxruntime.InferenceSession, wanted: list[str], batch: Any) -> list[Any]:
+    """The values of some outputs for a batch, whose names are those of the model's inputs."""
+    if not isinstance(batch, Mapping):
+        raise InvalidTypeError(f"batches: expected mappings from input names to arrays, got {brief(batch)}")
+    inputs = [entry.name for entry in session.get_inputs()]
+    for name in batch:
+        if name not in inputs:
+            raise InvalidValueError(f"batches: {brief(name)} is no input of the model; it has {', '.join(inputs)}")
+    for name in inputs:
+        if name not in batch:
+            raise InvalidValueError(f"batches: the input {name!r} is missing")
+    try:
+        return list(session.run(wanted, dict(batch))) if wanted else []
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise InvalidValueError(f"batches: ONNX Runtime refuses one: {reason(error)}") from None
+
+
+def _check_names(calibrators: Mapping[str, Calibrator], activations: list[str]) -> None:
+    if not calibrators:
+        raise InvalidValueError("calibrators: expected at least one, as calibrate_activations returns them")
+    for name in calibrators:
+        if name not in activations:
+            hint = did_you_mean(name, activations)
+            raise InvalidValueError(f"calibrators: {brief(name)} is the input of no {_OPERATORS} to quantize{hint}")
