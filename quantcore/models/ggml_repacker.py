@@ -95,5 +95,5 @@ class WeightScale:
 
     def read_into(self, start: int, buffer: Bytes) -> None:
         """Fill a buffer with the bytes from `start` on."""
-        value = read_positive(self.checkpoint, self.info)
-        buffer[:] = (np.float32(1) / value if self.is_inverse else value).view(np.uint8)[start : start + buffer.size]
+        value = read_positive(self.checkpoint, self.info, is_inverse=self.is_inverse)
+        buffer[:] = value.view(np.uint8)[start : start + buffer.size]

@@ -176,12 +176,14 @@ class _Finder:
         spread = find_spread(shape, scale.shape, layout, rectangles, is_strict=is_strict)
         if spread is None:
             self.refuse(scale, f"has the shape {scale.shape}, which does not fit {quote(codes.name)} of {codes.shape}")
-        global_scale = self._tensors[layout.scale_of(base, layout.global_scale)] if layout.global_scale else None
+        global_scale, activation_scale = (
+            self._tensors.get(layout.scale_of(base, template)) if template else None
+            for template in (layout.global_scale, layout.activation_scale)
+        )
         if global_scale is not None:
             stacked = prod(shape[:-2])
             if global_scale.dtype != "F32" or prod(global_scale.shape) not in (1, stacked):
                 self.refuse(global_scale, f"is {global_scale.dtype} of shape {global_scale.shape}, expected one F32")
-        activation_scale = self._tensors.get(layout.scale_of(base, layout.activation_scale))
         return Claim(base, shape, codes, scale, global_scale, spread, layout, activation_scale)
 
     def _check_comfy(self, tensor: SafetensorsInfo) -> bool:

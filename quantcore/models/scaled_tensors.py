@@ -223,18 +223,22 @@ class ScaledDecoder(Decoder):
         return FileFormatError(f"{self._checkpoint.path}: tensor {quote(info.name)}: {problem}")
 
 
-def read_positive(checkpoint: Checkpoint, info: SafetensorsInfo) -> NDArray[np.float32]:
-    """The scales of whole weights, in float32.
+def read_positive(checkpoint: Checkpoint, info: SafetensorsInfo, *, is_inverse: bool = False) -> NDArray[np.float32]:
+    """The scales of whole weights, or what the file has the inverses of, in float32.
 
     Raises
     ------
     FileFormatError
         One of them is not a positive number.
     """
-    values = read_floats(checkpoint, info, 0, prod(info.shape)).astype(np.float32)
+    stored = read_floats(checkpoint, info, 0, prod(info.shape))
+    with np.errstate(over="ignore", divide="ignore"):
+        values = stored.astype(np.float32)
+        values = np.float32(1) / values if is_inverse else values
     bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
     if bad.size:
-        problem = f"is {values[bad[0]]}, expected a positive number"
+        expected = "a positive number" + " with an inverse in float32" * is_inverse
+        problem = f"is {stored[bad[0]]}, expected {expected}"
         raise FileFormatError(f"{checkpoint.path}: tensor {quote(info.name)}: {problem}")
     return values
 

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from quantcore.conversion import dequantize_checkpoint, dequantize_model, quantize_model
-from quantcore.errors import FileFormatError
+from quantcore.errors import FileFormatError, InvalidValueError
 from quantcore.files.disk import OutputFile
 from quantcore.gguf import GGUFWriter, KeyValue
 from quantcore.models import compare_models, open_model
@@ -147,6 +147,27 @@ def test_bad_scales(ending, value, message, layout, tmp_path):
     assert not (tmp_path / "out.gguf").exists()
 
 
+@pytest.mark.parametrize("name", ["weight_global_scale", "input_global_scale"])
+def test_divisors_whose_inverse_is_no_float32(name, tmp_path):
+    name = WEIGHT.removesuffix("weight") + name
+
+    def change(tensors):
+        tensors[name][0] = 2.0**-130
+
+    folder = make_nvfp4_model("llama", tmp_path / "tiny", COMPRESSED, change)
+    with pytest.raises(FileFormatError, match=f"{name}.*: is {2.0**-130}, expected a positive number with an inverse"):
+        quantize_model(folder, tmp_path / "out.gguf", "F16")
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_tensor_without_a_name_is_no_scale(tmp_path):
+    """Layouts of MXFP4 have no scales of activations, by whatever name."""
+    codes, scales, other = np.zeros((4, 32), np.uint8), np.full((4, 2), 127, np.uint8), np.ones(1, np.float32)
+    save_file({"a.weight_packed": codes, "a.weight_scale": scales, "": other}, tmp_path / "odd.safetensors")
+    with pytest.raises(InvalidValueError, match=r"^tensor '': GGUF names have 1 to 63 bytes"):
+        quantize_model(tmp_path / "odd.safetensors", tmp_path / "out.gguf", "COPY", keep_names=True)
+
+
 def test_experts_without_a_scale_of_activations_have_one(tmp_path):
     """An expert that calibration never reached has none, which stands for 1."""
 
@@ -159,6 +180,23 @@ def test_experts_without_a_scale_of_activations_have_one(tmp_path):
     with open_model(tmp_path / "out.gguf") as model:
         (scales,) = (t.values() for t in model.stored if t.name == "blk.0.ffn_up_exps.input_scale")
     assert scales.tolist() == [0.25, 1]
+
+
+@pytest.mark.parametrize("keep_names", [False, True])
+def test_tensors_that_keep_their_names_keep_their_scales(keep_names, tmp_path):
+    """In a folder of names that are not those of llama.cpp, all tensors are as they are in the file."""
+    kvs = [KeyValue.string("general.architecture", "llama")]
+    names = ("x.weight", "x.scale", "x.input_scale")
+    with OutputFile(tmp_path / "odd.gguf") as file:
+        writer = GGUFWriter(file, kvs, [(name, (2, 1) if i == 0 else (1,), "F32") for i, name in enumerate(names)])
+        for values in ([1, 2], [3], [5]):
+            writer.write(np.array(values, np.float32))
+            writer.end_tensor()
+    dequantize_model(tmp_path / "odd.gguf", tmp_path / "back", "F32", keep_names=keep_names)
+    found = load_file(tmp_path / "back" / "model.safetensors")
+    assert {name: values.ravel().tolist() for name, values in found.items()} == dict(
+        zip(names, ([1, 2], [3], [5]), strict=True)
+    )
 
 
 @pytest.mark.parametrize(

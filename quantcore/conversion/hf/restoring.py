@@ -72,12 +72,12 @@ def restore(container: GGUFModel, tensors: list[StoredTensor], *, keep_names: bo
         unknown = "" if keep_names else f" (architecture {quote(str(architecture))} is not one of those that are known)"
         tensors = unfold(tensors, container.kvs)
         return Restored(tensors, None, (f"tensors keep their own names, and there is no config.json{unknown}",))
+    if all(tensor.name != _EMBEDDING for tensor in tensors):
+        foreign = "tensors keep their own names, which are not those of llama.cpp; there is no config.json"
+        return Restored(tensors, None, (foreign,))
     tensors, of_activations = apply_scales(tensors)
     tensors = [tensor if tensor.factors is None else decode(tensor) for tensor in tensors]
     by_name = {tensor.name: tensor for tensor in tensors}
-    if _EMBEDDING not in by_name:
-        foreign = "tensors keep their own names, which are not those of llama.cpp; there is no config.json"
-        return Restored(tensors, None, (foreign,))
     metadata = GGUFMetadata(container.kvs, record.gguf_name, by_name, container.path)
     places = _places(record, metadata)
     made: list[StoredTensor] = []
