@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcore._base import arguments, arrays
-from quantcore._base.text import brief, shorten
+from quantcore._base.text import brief, did_you_mean, shorten
 from quantcore.blockwise.codebooks import CODEBOOKS, check_block_size, dynamic_map
 from quantcore.errors import InvalidTypeError, InvalidValueError
 from quantcore.files.strict_json import parse_text
@@ -78,16 +78,13 @@ class PackedState:
         return entries
 
 
-def unpack(mapping: Mapping[str, Any]) -> PackedState:
+def unpack(mapping: Mapping[str, Any], name: str | None = None) -> PackedState:
     """Read one weight and its state; a missing or contradictory entry is refused by its key."""
     if not isinstance(mapping, Mapping) or not all(isinstance(key, str) for key in mapping):
         raise InvalidTypeError(f"mapping: expected a mapping of strings to arrays, got {brief(mapping)}")
-    state_keys = [key for key in mapping if STATE_PREFIX in key]
-    if len(state_keys) != 1:
-        raise InvalidValueError(f"{STATE_PREFIX}nf4 or {STATE_PREFIX}fp4: expected one, got {brief(state_keys)}")
-    (key,) = state_keys
+    key = _state_key(mapping, name)
     prefix, _, quant_type = key.rpartition(STATE_PREFIX)
-    weight = prefix.removesuffix(".") or "weight"
+    weight = _weight_of(key)
 
     def array(name: str) -> NDArray[Any]:
         if name not in mapping:
@@ -121,6 +118,25 @@ def unpack(mapping: Mapping[str, Any]) -> PackedState:
     )
     absmax = _scales(array(f"{prefix}absmax"), f"{shown}absmax", n_blocks, np.uint8)
     return PackedState(data, absmax, shape, block_size, quant_type, state["dtype"], nested)
+
+
+def _weight_of(state_key: str) -> str:
+    return state_key.rpartition(STATE_PREFIX)[0].removesuffix(".") or "weight"
+
+
+def _state_key(mapping: Mapping[str, Any], name: str | None) -> str:
+    """The key of the state of the weight `name`, or of the only one."""
+    keys = [key for key in mapping if STATE_PREFIX in key]
+    found = [key for key in keys if name is None or _weight_of(key) == name]
+    if len(found) == 1:
+        return found[0]
+    weights = list(dict.fromkeys(_weight_of(key) for key in keys))
+    if name is None and len(weights) > 1:
+        raise InvalidValueError(f"name: expected one of the {len(weights)} weights in the mapping, {brief(weights)}")
+    if name is None or found:
+        raise InvalidValueError(f"{STATE_PREFIX}nf4 or {STATE_PREFIX}fp4: expected one, got {brief(found)}")
+    hint = did_you_mean(name, weights) if isinstance(name, str) else ""
+    raise InvalidValueError(f"name: the mapping has no 4-bit weight {brief(name)}{hint}")
 
 
 def nested_map(scale_code: str) -> NDArray[np.float32]:

@@ -298,15 +298,16 @@ def dequantize_4bit_double(
     return q.dequantize(dtype=dtype, n_threads=n_threads, out=out)
 
 
-def from_bitsandbytes(mapping: Mapping[str, Any]) -> Quantized4Bit | DoubleQuantized4Bit:
-    """Restore a record from what bitsandbytes stores of one weight.
+def from_bitsandbytes(mapping: Mapping[str, Any], name: str | None = None) -> Quantized4Bit | DoubleQuantized4Bit:
+    """Restore a record from what bitsandbytes stores of a weight.
 
     Parameters
     ----------
     mapping : mapping of str to array
         The packed codes under the weight's name ("weight" if the other keys have no prefix) and its state under that
-        name and a dot: as `to_bitsandbytes` returns, or the part of a checkpoint that belongs to one weight. Arrays or
-        CPU tensors.
+        name and a dot: as `to_bitsandbytes` returns, or a checkpoint. Arrays or CPU tensors.
+    name : str, optional
+        The weight, if the mapping holds several.
 
     Returns
     -------
@@ -316,9 +317,10 @@ def from_bitsandbytes(mapping: Mapping[str, Any]) -> Quantized4Bit | DoubleQuant
     Raises
     ------
     ValueError
-        An entry is missing, contradicts another one, or is not what bitsandbytes writes; the message names it.
+        An entry is missing, contradicts another one, or is not what bitsandbytes writes; the message names it. The
+        mapping holds no 4-bit weight of this name, or several and no name is given.
     """
-    return record_of(unpack(mapping))
+    return record_of(unpack(mapping, name))
 
 
 def record_of(state: PackedState, *, borrows: bool = False) -> Quantized4Bit | DoubleQuantized4Bit:

@@ -35,6 +35,44 @@ from tests.support.bitsandbytes_cases import (
 # Checkpoints
 
 
+def test_a_weight_of_a_checkpoint_is_taken_by_its_name(rng):
+    """A whole checkpoint as safetensors loads it, in which names begin with each other."""
+    weights = {name: rng.standard_normal((4, 64), F32) for name in ("up.weight", "up.weight_2", "b.up.weight")}
+    records = {name: quantize_4bit_double(w, quant_type="nf4") for name, w in weights.items()}
+    checkpoint = {"norm.weight": np.ones(4, F32)}
+    for name, record in records.items():
+        checkpoint |= record.to_bitsandbytes(name=name)
+    for name, record in records.items():
+        assert from_bitsandbytes(checkpoint, name=name) == record
+        assert from_bitsandbytes(record.to_bitsandbytes(name=name), name) == record
+    unnamed = {
+        key.removeprefix("up.weight."): values
+        for key, values in records["up.weight"].to_bitsandbytes(name="up.weight").items()
+    }
+    unnamed["weight"] = unnamed.pop("up.weight")
+    assert from_bitsandbytes(unnamed, "weight") == records["up.weight"]
+
+
+def test_a_checkpoint_without_the_weight_says_so(rng):
+    record = quantize_4bit(rng.standard_normal((4, 64), F32), quant_type="nf4")
+    checkpoint = {"norm.weight": np.ones(4, F32)}
+    for name in ("up.weight", "down.weight"):
+        checkpoint |= record.to_bitsandbytes(name=name)
+    for name, message in (
+        (None, r"^name: expected one of the 2 weights in the mapping, \['up.weight', 'down.weight'\]$"),
+        ("Up.weight", r"^name: the mapping has no 4-bit weight 'Up.weight'; did you mean up.weight\?$"),
+        ("norm.weight", r"^name: the mapping has no 4-bit weight 'norm.weight'"),
+        (3, r"^name: the mapping has no 4-bit weight 3$"),
+    ):
+        with pytest.raises(InvalidValueError, match=message):
+            from_bitsandbytes(checkpoint, name)
+    with pytest.raises(InvalidValueError, match=r"nf4 or quant_state.bitsandbytes__fp4: expected one, got \[\]$"):
+        from_bitsandbytes({"norm.weight": checkpoint["norm.weight"]})
+    checkpoint["up.weight.quant_state.bitsandbytes__fp4"] = checkpoint["up.weight.quant_state.bitsandbytes__nf4"]
+    with pytest.raises(InvalidValueError, match=r"expected one, got \['up.weight.quant_state"):
+        from_bitsandbytes(checkpoint, "up.weight")
+
+
 def state_of(bnb: ModuleType, entries: dict[str, Any], name: str = "weight") -> tuple[Any, Any]:
     """Packed codes and `QuantState`, as transformers takes them from the tensors of a checkpoint."""
     entries = dict(entries)
