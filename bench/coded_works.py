@@ -10,7 +10,7 @@ from bench.work import Call, Work
 from quantcore import _kernels
 from quantcore._base import parallel
 from quantcore._base.arrays import ELEMENT_TYPES
-from quantcore.models.code_tables import CODES, CodeType
+from quantcore.models.code_tables import CODES, SCALE_VALUES, CodeType
 
 BLOCK = 128
 OUTPUTS = {"F32": ("float32", np.float32), "BF16": ("bfloat16", np.uint16)}
@@ -25,7 +25,7 @@ def coded_works(n_elements: int) -> Iterator[Work]:
         code = CODES[name]
         codes = rng.integers(0, 120, n_elements * code.bits // 8, np.uint8)  # of FP8, positive numbers
         spread = rows, row_block, column_block, -(-rows // row_block), ROW // column_block
-        scales = rng.uniform(0.5, 2, spread[-2] * spread[-1])
+        scales = _scales(rng, spread[-2] * spread[-1], column_block)
         for dtype, (title, item) in OUTPUTS.items():
             out = np.zeros(n_elements, item)
             yield Work(
@@ -38,6 +38,13 @@ def coded_works(n_elements: int) -> Iterator[Work]:
                 _torch_peers(codes, scales.reshape(spread[-2:]), title) if name == "F8_E4M3" else {},
                 title,
             )
+
+
+def _scales(rng: np.random.Generator, n: int, column_block: int) -> np.ndarray:
+    """As checkpoints have them: float32 of squares; of runs, FP8 times one float32."""
+    if column_block == BLOCK:
+        return rng.uniform(0.5, 2, n).astype(np.float32).astype(np.float64)
+    return SCALE_VALUES["F8_E4M3"][rng.integers(40, 72, n)] * float(np.float32(0.7))
 
 
 def _decode(
