@@ -1,6 +1,6 @@
 """Types of the compiled kernels; one stub serves every CPU level."""
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -202,7 +202,7 @@ class CountColumns(Kernel):
     ) -> None: ...
 
 class ColumnTables:
-    def __init__(self, n_channels: int) -> None: ...
+    def __new__(cls, n_channels: int) -> Self: ...
 
 class CountRows(Kernel):
     def __init__(
