@@ -205,9 +205,18 @@ class StoredTensor(ModelTensor):
         values = self._decode(data, start, buffer, n_threads)
         if self.factors is None:
             return values
+        is_double = values.element_type == arrays.FLOAT64
+        floats: NDArray[np.floating] = values.values(0, values.size).astype(
+            np.float64 if is_double else np.float32, copy=False
+        )
         part = np.arange(start, start + values.size) // (self.size // self.factors.size)
-        floats = values.values(0, values.size).astype(np.float32, copy=False) * self.factors[part]
-        return _flat(floats.view(np.uint8), arrays.FLOAT32, start)
+        with np.errstate(over="ignore", invalid="ignore"):
+            products = floats * self.factors[part]
+        bad = np.flatnonzero(np.isfinite(floats) & ~np.isfinite(products))
+        if bad.size:
+            problem = f"value {start + bad[0]} times its scale is too large for {products.dtype}"
+            raise InvalidValueError(f"{self.file}: tensor {quote(self.name)}: {problem}")
+        return _flat(products.view(np.uint8), arrays.FLOAT64 if is_double else arrays.FLOAT32, start)
 
     def _decode(self, data: Bytes, start: int, buffer: Bytes, n_threads: int | None) -> Floats:
         if self.type in ELEMENT_TYPES:

@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from quantcore.conversion import dequantize_checkpoint, dequantize_model, quantize_model
+from quantcore.conversion.hf.streams import decode
 from quantcore.errors import FileFormatError, InvalidValueError
 from quantcore.files.disk import OutputFile
 from quantcore.gguf import GGUFWriter, KeyValue
@@ -14,7 +15,7 @@ from quantcore.models import compare_models, open_model
 from tests.support.make_hf_golden import GOLDEN, digest
 from tests.support.nvfp4_models import COMPRESSED, CONVERTED, DECODED, LAYOUTS, MODELOPT, make_nvfp4_model
 
-pytest.importorskip("gguf")
+gguf = pytest.importorskip("gguf")
 DIGESTS = json.loads((GOLDEN / "nvfp4.json").read_text())
 WEIGHT = "model.layers.0.self_attn.q_proj.weight"
 BACK = ("llama", "mixtral", "qwen3", "qwen3moe")
@@ -180,6 +181,36 @@ def test_experts_without_a_scale_of_activations_have_one(tmp_path):
     with open_model(tmp_path / "out.gguf") as model:
         (scales,) = (t.values() for t in model.stored if t.name == "blk.0.ffn_up_exps.input_scale")
     assert scales.tolist() == [0.25, 1]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "scale", "expected"),
+    [
+        ("F32", [1, -2], 3, [3, -6]),
+        ("F32", [1, -2e38], 3, "value 1 times its scale is too large for float32$"),
+        ("F32", [1, -np.inf], 3, [3, -np.inf]),
+        ("F64", [1e300, 1 / 3], 3, [3e300, 1 / 3 * 3]),
+        ("F64", [1, 1e300], 1e30, "value 1 times its scale is too large for float64$"),
+    ],
+)
+def test_products_with_a_scale(dtype, values, scale, expected, tmp_path, recwarn):
+    writer = gguf.GGUFWriter(tmp_path / "odd.gguf", "llama")
+    writer.add_tensor("x.weight", np.array([values], np.float32 if dtype == "F32" else np.float64))
+    writer.add_tensor("x.scale", np.array([scale], np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with open_model(tmp_path / "odd.gguf") as model:
+        if isinstance(expected, str):
+            with pytest.raises(InvalidValueError, match=rf"odd\.gguf: tensor 'x\.weight': {expected}"):
+                model.tensors["x.weight"].values()
+        else:
+            tensor = model.tensors["x.weight"]
+            assert tensor.values().tolist() == expected
+            with np.errstate(over="ignore"):
+                assert decode(tensor).values().tolist() == np.array(expected).astype(np.float32).tolist()
+    assert not recwarn
 
 
 @pytest.mark.parametrize("keep_names", [False, True])
