@@ -103,13 +103,19 @@ def _few(texts: Iterable[str], count: int) -> str:
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
     """A suggestion to append to the refusal of a mistyped word, or nothing if no known word is close to it."""
+    found = nearest(word, known)
+    return f"; did you mean {found}?" if found else ""
+
+
+def nearest(word: str, known: Collection[str]) -> str | None:
+    """The known word that a mistyped one may stand for, if there is one that is close to it."""
     from difflib import get_close_matches
 
     by_fold = {name.lower(): name for name in known}
     fold = word[:_LONGEST_QUOTE].lower()
     longer = [name for name in by_fold if len(fold) > 2 and name.startswith(fold)]
     close = longer if len(longer) == 1 else get_close_matches(fold, by_fold, n=1)
-    return f"; did you mean {by_fold[close[0]]}?" if close else ""
+    return by_fold[close[0]] if close else None
 
 
 def reason(error: BaseException) -> str:

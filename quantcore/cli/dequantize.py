@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from quantcore.cli.arguments import MAKE_DIGITS, PROGRAM, add_common, add_parser, file_size, output_file
+from quantcore.cli.arguments import MAKE_DIGITS, PROGRAM, add_common, add_parser, file_size, float_type, output_file
 from quantcore.cli.conversions import LONG_NAMES, show_report
 from quantcore.cli.terminal import progress_bar
 from quantcore.conversion import dequantize_model
@@ -33,7 +33,7 @@ def add_dequantize(commands: Any) -> None:
         help="*.gguf; or *.safetensors or a folder: a checkpoint with the names of Hugging Face",
     )  # fmt: skip
     parser.add_argument(
-        "type", metavar="TYPE", nargs="?", type=str.upper, choices=("F32", "F16", "BF16"),
+        "type", metavar="TYPE", nargs="?", type=float_type,
         help="F32, F16 or BF16 (default: F32; for a checkpoint, what the weights had)",
     )  # fmt: skip
     parser.add_argument(

@@ -40,6 +40,7 @@ def add_merge(commands: Any) -> None:
         _SPLIT,
         f"{PROGRAM} merge digits-parts-00001-of-00003.gguf digits-merged.gguf",
     )
+    parser.too_many = "; one part is enough, the others are found by its name"
     parser.add_argument("input", metavar="IN", help="any part of the model")
     parser.add_argument("output", metavar="OUT", type=output_file, help="GGUF file to write")
     parser.add_argument("--dry-run", action="store_true", help="show what would be done, but write nothing")
