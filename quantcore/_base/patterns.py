@@ -15,6 +15,13 @@ def compile_patterns(patterns: Iterable[str], name: str) -> tuple[re.Pattern[str
     return tuple(_compile(pattern, name) for pattern in patterns)
 
 
+def unused_patterns(patterns: Iterable[re.Pattern[str]], name: str, names: Iterable[str]) -> list[str]:
+    """What to tell of the patterns of the parameter `name` that find none of the tensors' names."""
+    names = list(names)
+    unused = (pattern.pattern for pattern in patterns if not any(map(pattern.search, names)))
+    return [f"{name}: {brief(pattern)} fits no name" for pattern in unused]
+
+
 def match_exactly(name: str, *, is_strict: bool = False) -> str:
     r"""A regular expression that finds this name and no other; what does not print is spelled as an escape.
 

@@ -139,6 +139,10 @@ def open_arrays(path: str | os.PathLike[str]) -> Iterator[tuple[FileArray, ...]]
                     for m in npz.members
                 )
                 return
+            if kind is None and not file.label.endswith((".gguf", ".safetensors", ".json")):
+                raise FileFormatError(
+                    f"{file.label}: is no .npy, .npz, Parquet or zarr file, and no model in GGUF or safetensors"
+                )
     with open_model(path) as model:
         yield tuple(_of_model(model.label, tensor) for tensor in model.stored)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcore._base.patterns import compile_patterns
+from quantcore._base.patterns import compile_patterns, unused_patterns
 from quantcore._base.text import brief
 from quantcore.array_files.slabs import BoxSlab, ChannelSlab
 from quantcore.array_files.stored import FileArray, open_arrays
@@ -92,14 +92,18 @@ def calibrate_files(
         return any(pattern.search(array.name) for pattern in patterns)
 
     total = 0
+    names: set[str] = set()
     for path in paths:
         with open_arrays(path) as arrays:
             for array in arrays:
+                names.add(array.name)
                 if array.dtype is None and not is_excluded(array):
                     notify(f"{array.label}: {array.dtype_name} is not a float type: left out")
             for array in filter(is_wanted, arrays):
                 check_array(array, calibrator.axis)
                 total += array.nbytes
+    for text in unused_patterns(patterns, "exclude", names):
+        notify(text)
     bytes_read = Progress(total, progress)
     calibrators: dict[str, Calibrator] = {}
     for path in paths:

@@ -147,6 +147,12 @@ def _hint(folder: Path, names: list[str]) -> str:
     inside = [name for name in names if (folder / name).is_dir() and any((folder / name).glob("*.safetensors"))]
     if inside:
         return f"; its folders {_list(inside)} have checkpoints: name one of them"
+    if models := [name for name in names if name.endswith(".gguf")]:
+        return (
+            f"; of its GGUF files ({_list(models)}), name one"
+            if len(models) > 1
+            else f"; name its file {_list(models)}"
+        )
     pickles = [name for name in names if name.endswith(_PICKLES)]
     return f"; pickle files ({_list(pickles)}) are never opened" if pickles else ""
 

@@ -91,7 +91,9 @@ class SafetensorsReader(TensorReader):
         (length,) = struct.unpack("<Q", self._file.read(0, 8))
         if length > MAX_HEADER_BYTES or length > size - 8:
             self._refuse(
-                "header length", f"{length} bytes; the file has {size - 8} more, the limit is {MAX_HEADER_BYTES}"
+                "header length",
+                f"{length} bytes; the file has {size - 8} more, the limit is {MAX_HEADER_BYTES}: no safetensors file, "
+                "or one that was cut short",
             )
         data_start = 8 + length
         self.metadata = {}

@@ -136,6 +136,16 @@ def test_what_is_excluded(arrays, tmp_path):
         calibrate_files(paths, Calibrator.min_max(), exclude=["."])
 
 
+def test_a_pattern_that_excludes_nothing_is_told(arrays, tmp_path):
+    """One that fits an array of any file is in use."""
+    np.savez(tmp_path / "x.npz", **arrays)
+    np.savez(tmp_path / "y.npz", other=arrays["layer.0"])
+    notes: list[str] = []
+    paths = [tmp_path / "x.npz", tmp_path / "y.npz"]
+    calibrate_files(paths, Calibrator.min_max(), exclude=["^other$", "layr", r"\.1$"], notify=notes.append)
+    assert notes == ["exclude: 'layr' fits no name"]
+
+
 def test_progress_ends_with_all_bytes(arrays, tmp_path):
     np.savez_compressed(tmp_path / "x.npz", **arrays)
     seen: list[tuple[int, int]] = []

@@ -92,6 +92,22 @@ def test_a_wrong_file_is_called_by_its_right_name(kind, command, suffix, call, t
     assert os.listdir(tmp_path) == [path.name]
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_text_is_no_model(command, call, tmp_path):
+    (tmp_path / "in.csv").write_text("1.5,2.5,3.5\n" * 9)
+    status, text, err = call(*COMMANDS[command](tmp_path / "in.csv", tmp_path / "out.gguf"))
+    assert (status, text) == (1, "") and is_one_line(err)
+    assert "in.csv: header length: " in err and ": no safetensors file, or one that was cut short" in err
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in"])
+def test_text_is_nothing_to_calibrate_on(name, call, tmp_path):
+    (tmp_path / name).write_text("1.5,2.5,3.5\n" * 9)
+    status, text, err = call("calibrate", tmp_path / name)
+    assert (status, text) == (1, "") and is_one_line(err)
+    assert f"{name}: is no .npy, .npz, Parquet or zarr file, and no model in GGUF or safetensors" in err
+
+
 def test_gguf_for_safetensors_and_the_other_way_round(call, tmp_path):
     gguf = write_model(tmp_path / "in.gguf")
     status, text, err = call("quantize", gguf, tmp_path / "out", "nf4")

@@ -96,6 +96,13 @@ def test_what_the_name_of_a_kept_module_would_hit_is_kept(tmp_path):
     assert notice.startswith("model.fc.weight: kept (transformers would leave it out")
 
 
+def test_a_pattern_that_excludes_nothing_is_told(tmp_path):
+    report, quantized, _ = convert(
+        tmp_path, {}, {"a.weight": SQUARE, "b.weight": SQUARE}, exclude=["^a", "^c", "weight$"]
+    )
+    assert (quantized, report.notices) == (set(), ("exclude: '^c' fits no name",))
+
+
 def test_the_rule_is_what_the_user_said_first(tmp_path):
     report, _, _ = convert(tmp_path, {}, {"a.weight": SQUARE, "b.weight": SQUARE}, exclude=["^a"])
     assert {t.name: t.rule for t in report.tensors} == {

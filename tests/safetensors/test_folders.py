@@ -99,6 +99,16 @@ def test_a_pipeline_says_which_of_its_folders_to_name(tmp_path):
     assert names(tmp_path / "text_encoder") == set(A)
 
 
+def test_gguf_files_are_named(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    (tmp_path / "a-Q4_0.gguf").write_bytes(b"")
+    with pytest.raises(FileFormatError, match=r"nor model\.safetensors; name its file a-Q4_0\.gguf$"):
+        open_checkpoint(tmp_path)
+    (tmp_path / "a-Q8_0.gguf").write_bytes(b"")
+    with pytest.raises(FileFormatError, match=r"; of its GGUF files \(a-Q4_0\.gguf, a-Q8_0\.gguf\), name one$"):
+        open_checkpoint(tmp_path)
+
+
 def test_pickles_are_named(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(FileFormatError, match=r"pickle files \(pytorch_model\.bin\) are never opened"):

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 from quantcore._base.arrays import ELEMENT_TYPES
+from quantcore._base.patterns import unused_patterns
 from quantcore._base.text import quote, shorten
 from quantcore.conversion.checkpoint_rules.architectures import (
     ARCHITECTURES,
@@ -88,18 +89,20 @@ def decide(
     config : dict, optional
         config.json, if there is one.
     exclude : iterable of compiled regex
-        Tensors whose names match are kept, whatever else is said of them.
+        Tensors whose names match are kept, whatever else is said of them. One that fits no tensor gets a notice: a tied
+        head that is not stored is hardly a mistake.
     """
+    patterns = tuple(exclude)
     _refuse_unloadable(checkpoint, config)
     matrices = {t.name: t for t in checkpoint.tensors if _is_matrix(t)}
     judgement = _judge(checkpoint, config, matrices)
     tensors = {t.name: Decision(Layout.KEPT, f"{t.dtype} of {len(t.shape)} dimensions") for t in checkpoint.tensors}
     tensors |= judgement.tensors
     for name in tensors:
-        if pattern := next((p for p in exclude if p.search(name)), None):
+        if pattern := next((p for p in patterns if p.search(name)), None):
             tensors[name] = Decision(Layout.KEPT, f"--exclude {pattern.pattern}")
     skip_modules = _settle(tensors, judgement, [t.name for t in checkpoint.tensors if len(t.shape) == 2])
-    return Decisions(tensors, skip_modules, _notices(tensors))
+    return Decisions(tensors, skip_modules, (*unused_patterns(patterns, "exclude", tensors), *_notices(tensors)))
 
 
 def transposed_weights(config: dict[str, Any] | None, names: Iterable[str]) -> frozenset[str]:
