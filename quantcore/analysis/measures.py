@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from quantcore._base import arguments
-from quantcore._base.text import brief
 from quantcore.affine.params import QuantParams, check_params
 from quantcore.analysis.stats import QuantErrorStats
 from quantcore.analysis.sums import ErrorSums
@@ -188,9 +187,7 @@ def theoretical_sqnr(bits: int, signal: str = "sine") -> float:
     """
     bits = arguments.integer(bits, "bits", 1, _MOST_BITS)
     offsets = {"sine": 10 * math.log10(1.5), "uniform": 0.0}
-    if not isinstance(signal, str) or signal not in offsets:
-        raise InvalidValueError(f"signal: expected 'sine' or 'uniform', got {brief(signal)}")
-    return 20 * math.log10(2) * bits + offsets[signal]
+    return 20 * math.log10(2) * bits + offsets[arguments.choice(signal, "signal", offsets)]
 
 
 def error_within_bounds(stats: QuantErrorStats, params: QuantParams, tolerance: float = 0.0) -> bool:

@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 
 from quantcore._base import arguments, arrays
 
-__all__ = ["CODEBOOKS", "Codebook", "check_block_size", "codebook_of", "dynamic_cells", "dynamic_map"]
+__all__ = [
+    "CODEBOOKS",
+    "Codebook",
+    "check_block_size",
+    "check_scale_code",
+    "codebook_of",
+    "dynamic_cells",
+    "dynamic_map",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +83,11 @@ def dynamic_cells() -> NDArray[np.int32]:
 def codebook_of(quant_type: Any) -> Codebook:
     """A code by its name in any case."""
     return CODEBOOKS[arguments.choice(quant_type, "quant_type", CODEBOOKS)]
+
+
+def check_scale_code(scale_code: Any) -> str:
+    """The name of a code of scales, given in any case."""
+    return arguments.choice(scale_code, "scale_code", ("linear", "dynamic"))
 
 
 def check_block_size(value: Any, name: str) -> int:

@@ -15,9 +15,8 @@ from numpy.typing import DTypeLike, NDArray
 from quantcore import _kernels
 from quantcore._base import arrays, parallel
 from quantcore._base.records import borrow, build
-from quantcore._base.text import brief
 from quantcore.blockwise.bitsandbytes import PackedState, unpack
-from quantcore.blockwise.codebooks import Codebook, check_block_size, codebook_of, dynamic_cells
+from quantcore.blockwise.codebooks import Codebook, check_block_size, check_scale_code, codebook_of, dynamic_cells
 from quantcore.blockwise.decoding import unit_of
 from quantcore.blockwise.records import DoubleQuantized4Bit, Quantized4Bit
 from quantcore.errors import InvalidTypeError, InvalidValueError
@@ -204,8 +203,7 @@ def quantize_4bit_double(
     codebook = codebook_of(quant_type)
     block_size = check_block_size(block_size, "block_size")
     super_block_size = check_block_size(super_block_size, "super_block_size")
-    if not isinstance(scale_code, str) or scale_code not in ("linear", "dynamic"):
-        raise InvalidValueError(f"scale_code: expected 'linear' or 'dynamic', got {brief(scale_code)}")
+    scale_code = check_scale_code(scale_code)
     if scale_code == "dynamic":
         if super_block_size != DOUBLE_QUANT_BLOCK_SIZE:
             raise InvalidValueError(

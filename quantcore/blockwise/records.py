@@ -12,9 +12,8 @@ from numpy.typing import DTypeLike, NDArray
 from quantcore import _kernels
 from quantcore._base import arguments, arrays, parallel
 from quantcore._base.records import Quantized, reduce, size_of
-from quantcore._base.text import brief
 from quantcore.blockwise.bitsandbytes import NestedState, PackedState, nested_map
-from quantcore.blockwise.codebooks import check_block_size, codebook_of
+from quantcore.blockwise.codebooks import check_block_size, check_scale_code, codebook_of
 from quantcore.blockwise.decoding import decode_into
 from quantcore.errors import InvalidTypeError, InvalidValueError
 
@@ -220,8 +219,7 @@ class DoubleQuantized4Bit(_FourBit):
         set_field = object.__setattr__
         self._check_codes(keep)
         set_field(self, "super_block_size", check_block_size(self.super_block_size, "super_block_size"))
-        if not isinstance(self.scale_code, str) or self.scale_code not in ("linear", "dynamic"):
-            raise InvalidValueError(f"scale_code: expected 'linear' or 'dynamic', got {brief(self.scale_code)}")
+        set_field(self, "scale_code", check_scale_code(self.scale_code))
         set_field(self, "offset", arguments.float32(self.offset, "offset"))
         if self.scale_code == "linear" and self.offset != 0:
             raise InvalidValueError(f"offset: must be 0 for 'linear' scales, got {self.offset}")

@@ -10,7 +10,7 @@ from quantcore._base import arguments
 from quantcore._base.arguments import flag
 from quantcore._base.records import borrow
 from quantcore._base.text import brief
-from quantcore.blockwise.codebooks import check_block_size, codebook_of
+from quantcore.blockwise.codebooks import check_block_size, check_scale_code, codebook_of
 from quantcore.blockwise.quantize import (
     BLOCK_SIZE,
     DOUBLE_QUANT_BLOCK_SIZE,
@@ -107,9 +107,7 @@ class Linear4bit(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
         self.block_size = check_block_size(block_size, "block_size")
         if scale_code is not None and not isinstance(scale_code, str):
             raise InvalidTypeError(f"scale_code: expected None or a name, got {brief(scale_code)}")
-        if scale_code not in (None, "linear", "dynamic"):
-            raise InvalidValueError(f"scale_code: expected None, 'linear' or 'dynamic', got {brief(scale_code)}")
-        self.scale_code = scale_code
+        self.scale_code = None if scale_code is None else check_scale_code(scale_code)
         self.rank = arguments.integer(rank, "rank", 0)
         self.alpha = _positive(rank or 1 if alpha is None else alpha, "alpha")
         self.dropout = arguments.number(dropout, "dropout")

@@ -228,6 +228,10 @@ def test_words_in_any_case(tmp_path):
     np.testing.assert_array_equal(
         qc.quantize(WEIGHTS, "Q4_0", effort="BEST"), qc.quantize(WEIGHTS, "Q4_0", effort="best")
     )
+    assert qc.quantize_4bit_double(WEIGHTS, scale_code="Dynamic") == qc.quantize_4bit_double(
+        WEIGHTS, scale_code="dynamic"
+    )
+    assert qc.theoretical_sqnr(8, "Uniform") == qc.theoretical_sqnr(8, "uniform")
     assert qc.run_format_benchmark("w", WEIGHTS, "NF4") == qc.run_format_benchmark("w", WEIGHTS, "nf4")
     assert [r.format for r in qc.run_speed_benchmark(1, formats=["q8_0"])] == ["Q8_0"]
     with_gap = np.array([[1.0, np.nan], [2.0, 3.0]], np.float32)

@@ -260,8 +260,8 @@ def test_unknown_codes_are_refused(quant_type, quantize):
 
 
 def test_unknown_codes_of_scales_are_refused():
-    for scale_code in ("Linear", "", None, 8, ["linear"], np.zeros(2)):
-        with pytest.raises(InvalidValueError, match=r"^scale_code: expected 'linear' or 'dynamic', got "):
+    for scale_code in ("lines", "", None, 8, ["linear"], np.zeros(2)):
+        with pytest.raises(InvalidValueError, match=r"^scale_code: expected one of linear, dynamic, got "):
             quantize_4bit_double(gaussian(64), scale_code=scale_code)
     with pytest.raises(InvalidValueError, match=r"^super_block_size: must be 256 for 'dynamic' scales, got 128$"):
         quantize_4bit_double(gaussian(64), scale_code="dynamic", super_block_size=128)

@@ -83,7 +83,7 @@ BAD_DOUBLE_FIELDS = [
     ("super_block_size", 100),
     ("super_block_size", 16),
     ("super_block_size", True),
-    ("scale_code", "Linear"),
+    ("scale_code", "lines"),
     ("scale_code", None),
     ("scale_code", np.array(["linear", "dynamic"])),
 ]
