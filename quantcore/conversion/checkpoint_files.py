@@ -9,12 +9,15 @@ from typing import Any
 
 from quantcore.conversion.gguf_pipeline import Bytes, PlannedTensor, Take
 from quantcore.conversion.options import ConversionOptions
-from quantcore.files.disk import OutputFile, settle
+from quantcore.errors import OutputFileError
+from quantcore.files.disk import OutputFile, label, settle
+from quantcore.files.kinds import PICKLE_SUFFIXES
 from quantcore.files.streaming import Slab
 from quantcore.safetensors.writer import SafetensorsWriter, TensorSpec
 
 METADATA = {"format": "pt"}
 """What transformers wants to find in a file."""
+_FILE_SUFFIXES = (".gguf", *PICKLE_SUFFIXES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,17 @@ def index_text(files: Mapping[str, Iterable[TensorSpec]]) -> bytes:
 def json_text(values: dict[str, Any]) -> bytes:
     """The bytes of a JSON file."""
     return json.dumps(values, indent=2).encode()
+
+
+def check_folder(target: Path, single: str) -> None:
+    """Refuse what cannot be a folder, or is named like a single file of another kind than `single`.
+
+    Raises
+    ------
+    OutputFileError
+    """
+    if not target.is_dir() and (target.exists() or target.suffix in _FILE_SUFFIXES):
+        raise OutputFileError(f"{label(target)}: is not a folder; a single file is named {single}")
 
 
 @contextlib.contextmanager

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcore.conversion.checkpoint_files import METADATA, create_folder, index_text, json_text
+from quantcore.conversion.checkpoint_files import METADATA, check_folder, create_folder, index_text, json_text
 from quantcore.conversion.checkpoint_rules import Layout
 from quantcore.conversion.companions import find_companions
 from quantcore.conversion.options import ConversionOptions
 from quantcore.conversion.outcome import ModelReport, TensorReport
 from quantcore.errors import OutputFileError
-from quantcore.files.disk import OutputFile, OutputFiles, check_output, label, local_path
+from quantcore.files.disk import OutputFile, OutputFiles, check_output, local_path
 from quantcore.files.streaming import Progress, Slab, cut, stream
 from quantcore.models.checkpoint_config import CONFIG
 from quantcore.models.decoded_checkpoint import DecodedCheckpoint
@@ -180,8 +180,7 @@ def _shards(plan: CheckpointPlan, target: Path) -> dict[Path, list[Job]]:
     """The files of tensors, and the jobs for each."""
     if target.suffix == _SINGLE_FILE:
         return {target: list(plan.jobs.values())}
-    if target.suffix == ".gguf" or (target.exists() and not target.is_dir()):
-        raise OutputFileError(f"{label(target)}: is not a folder; a single file is named *.safetensors")
+    check_folder(target, f"*{_SINGLE_FILE}")
     return {
         target / shard.file_path.name: [plan.jobs[t.name] for t in shard.tensors if t.name in plan.jobs]
         for shard in plan.checkpoint.shards

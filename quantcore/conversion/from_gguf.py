@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from quantcore._base import arguments
-from quantcore.conversion.checkpoint_files import Shard, create_folder, index_text, json_text
+from quantcore.conversion.checkpoint_files import Shard, check_folder, create_folder, index_text, json_text
 from quantcore.conversion.file_types import as_file_type
 from quantcore.conversion.gguf_pipeline import OutputPart, PlannedTensor, check_plan, write_model
 from quantcore.conversion.gguf_source import take_source, take_tensors
@@ -114,8 +114,8 @@ def _write_checkpoint(
         raise OutputFileError("output: expected the path of a file or a folder, got ''")
     target = local_path(options.target)
     is_folder = target.suffix != ".safetensors"
-    if is_folder and target.exists() and not target.is_dir():
-        raise OutputFileError(f"{label(target)}: is not a folder; a single file is named *.safetensors or *.gguf")
+    if is_folder:
+        check_folder(target, "*.safetensors or *.gguf")
     tensors, left_out = take_tensors(model)
     restored = restore(container, tensors, keep_names=keep_names)
     plan = [PlannedTensor(t, ggml_type(t) if t.is_integer else fmt) for t in restored.tensors]

@@ -35,7 +35,8 @@ def renumber(names: list[str], pruned: frozenset[int]) -> tuple[list[str | None]
     matches = {name: match for name in sorted(names, key=layer_then_name) if (match := _LAYER.search(name))}
     layers = list(dict.fromkeys(int(match[1]) for match in matches.values()))
     if missing := sorted(pruned.difference(layers)):
-        raise InvalidValueError(f"prune_layers: the model has no layer {missing[0]}; it has {len(layers)}")
+        has = f"{len(layers)}, {min(layers)} to {max(layers)}" if layers else "none"
+        raise InvalidValueError(f"prune_layers: the model has no layer {missing[0]}; it has {has}")
     kept = [layer for layer in layers if layer not in pruned]
     if not kept:
         raise InvalidValueError("prune_layers: no layer of the model remains")

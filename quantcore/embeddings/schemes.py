@@ -5,7 +5,9 @@ from enum import Enum
 from typing import Any
 
 from quantcore._base import arguments
+from quantcore._base.text import brief
 from quantcore.affine.params import QuantMode
+from quantcore.errors import InvalidValueError
 
 
 class Rounding(Enum):
@@ -85,4 +87,10 @@ def scheme_of(layout: Any, name: Any) -> Scheme:
     """The scheme of a layout by its name, in any case."""
     layout = arguments.choice(layout, "layout", LAYOUTS)
     rows = {row.name: row for row in _ROWS if row.layout == layout}
+    others = [row.layout for row in _ROWS if isinstance(name, str) and row.name.lower() == name.lower()]
+    if others and layout not in others:
+        raise InvalidValueError(
+            f"scheme: expected one of {', '.join(rows)}, which the layout {layout!r} has, got {brief(name)}, which is "
+            f"one of {' and '.join(map(repr, others))}"
+        )
     return rows[arguments.choice(name, "scheme", rows)]

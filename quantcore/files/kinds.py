@@ -5,6 +5,8 @@ from dataclasses import dataclass
 _MOST_HEADER_BYTES = 100_000_000  # of a safetensors file
 ZARR_NAMES = ("zarr.json", ".zarray", ".zgroup")
 """The files that make a folder a zarr array or group."""
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+"""How the names of PyTorch's pickles end."""
 HEAD_BYTES = 256
 """How many bytes tell the kind of a file."""
 

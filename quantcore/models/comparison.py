@@ -15,6 +15,7 @@ from quantcore._base.text import quote
 from quantcore.analysis.sums import ErrorSums, rows_of_pairs
 from quantcore.errors import InvalidValueError
 from quantcore.files.streaming import Progress, Slab, cut, stream
+from quantcore.gguf.parts import GGUFModel
 from quantcore.models.comparison_results import ModelComparison, TensorComparison
 from quantcore.models.opening import Model, open_model
 from quantcore.models.tensors import MOST_ITEM_BYTES, SLAB_ELEMENTS, ModelTensor
@@ -104,9 +105,15 @@ def _pairs(original: Model, other: Model) -> list[Pair]:
         y.check()
     pairs = [(x, y) for x, y in pairs if x.size]
     if all(_are_integers(x, y) for x, y in pairs):
+        checkpoints = [model for model in (original, other) if not isinstance(model.container, GGUFModel)]
+        hint = ""
+        if len(checkpoints) == 1:
+            hint = (
+                f": a GGUF file has names of its own; compare with what quantize makes of {checkpoints[0].label} in F32"
+            )
         raise InvalidValueError(
             f"{other.label}: no tensor of weights in common with {original.label} "
-            f"({_some(other.tensors)}; {_some(original.tensors)})"
+            f"({_some(other.tensors)}; {_some(original.tensors)}){hint}"
         )
     return pairs
 

@@ -8,7 +8,8 @@ from quantcore._base import arguments, parallel
 from quantcore._base.plotting import import_matplotlib
 from quantcore._kernels import LEVEL
 from quantcore._version import __version__
-from quantcore.files.disk import OutputFile, check_output
+from quantcore.errors import OutputFileError
+from quantcore.files.disk import OutputFile, check_output, label, local_path
 from quantcore.models.comparison import compare_opened
 from quantcore.models.comparison_results import ModelComparison
 from quantcore.models.opening import open_model
@@ -20,6 +21,7 @@ from quantcore.report.samples import Sample, sample_pairs
 
 __all__ = ["write_report"]
 
+_SUFFIXES = (".html", ".htm", ".xhtml", "")
 _MOST_SEED = (1 << 63) - 1
 
 
@@ -65,7 +67,8 @@ def write_report(
     ValueError
         As `compare_models`; `seed` is negative.
     OSError
-        A file cannot be read or written; the output exists or is an input (OutputFileError).
+        A file cannot be read or written; the output exists, is an input or is named like a file of another kind
+        (OutputFileError).
     """
     import_matplotlib("the report")
     seed = arguments.integer(seed, "seed", 0, _MOST_SEED)
@@ -73,6 +76,8 @@ def write_report(
     with open_model(reference) as original, open_model(quantized) as other:
         inputs = (*original.paths, *other.paths)
         check_output(target, force=force, inputs=inputs)  # before the work rather than after it
+        if local_path(target).suffix.lower() not in _SUFFIXES:
+            raise OutputFileError(f"{label(target)}: what is written is a page of HTML; name it *.html")
         comparison = compare_opened(original, other, n_threads=n_threads, progress=progress)
         samples = sample_pairs(original, other, comparison, seed=seed, n_threads=n_threads)
     names = _name(reference), _name(quantized)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from quantcore.errors import FileFormatError
 from quantcore.files.disk import InputFile, label, local_path
-from quantcore.files.kinds import HEAD_BYTES, STATISTICS, ZARR, ZARR_NAMES, kind_of, say_wrong
+from quantcore.files.kinds import HEAD_BYTES, PICKLE_SUFFIXES, STATISTICS, ZARR, ZARR_NAMES, kind_of, say_wrong
 from quantcore.files.strict_json import parse_object
 
 MAX_HEADER_BYTES = 100_000_000
@@ -25,7 +25,6 @@ SINGLE_NAME = "model.safetensors"
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.safetensors")
 _INDEX = re.compile(r".+\.safetensors\.index(\..+)?\.json")
-_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _MOST_NAMED = 4
 
 
@@ -153,7 +152,7 @@ def _hint(folder: Path, names: list[str]) -> str:
             if len(models) > 1
             else f"; name its file {_list(models)}"
         )
-    pickles = [name for name in names if name.endswith(_PICKLES)]
+    pickles = [name for name in names if name.endswith(PICKLE_SUFFIXES)]
     return f"; pickle files ({_list(pickles)}) are never opened" if pickles else ""
 
 

@@ -252,6 +252,7 @@ class Linear4bit(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
     @_tensors.eager
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer to `x` of shape (..., in_features)."""
+        _tensors.take_floats(x, "x")
         y = matmul_4bit(x, self.record, None if self.bias is None else self.bias.to(x.dtype))
         if self.lora_a is None or self.lora_b is None:
             return y

@@ -71,7 +71,12 @@ def save_peft_adapter(
             raise InvalidTypeError(f"{name}: expected None or a string, got {brief(value)}")
     flag(force, "force")
     layers = {name: m for name, m in model.named_modules() if isinstance(m, Linear4bit) and m.rank}
-    if not layers or "" in layers:
+    if "" in layers:
+        raise InvalidValueError(
+            "model: expected a module that holds Linear4bit layers, each under the name that it has in the original "
+            "model, got such a layer itself; its to_peft() gives its adapters"
+        )
+    if not layers:
         raise InvalidValueError("model: expected a module that holds Linear4bit layers with adapters (rank > 0)")
     tensors = {
         f"{_PREFIX}{name}.{entry}": tensor

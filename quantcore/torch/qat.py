@@ -160,11 +160,19 @@ def convert(model: nn.Module, *, fold_batch_norm: bool = False) -> nn.Module:
     torch.nn.Module
         `model`; or if it is such a layer itself, its replacement. The outputs are exactly those of `model` with
         observers disabled. Weights are no longer parameters: codes and scales are in the `state_dict`.
+
+    Warns
+    -----
+    UserWarning
+        No layer was prepared, so that all weights stay floats.
     """
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     if arguments.flag(fold_batch_norm, "fold_batch_norm"):
         fold_batch_norms(model)
+    known = tuple(converted_types().values())
+    if not any(is_prepared(module) or isinstance(module, known) for module in model.modules()):
+        warnings.warn("convert: the model has no layer that prepare_qat prepared: nothing was converted", stacklevel=2)
     weights: dict[tuple[int, int], QuantizedWeight] = {}
 
     def convert_module(module: nn.Module) -> nn.Module | None:

@@ -9,6 +9,8 @@ from safetensors.numpy import save_file
 
 from quantcore.conversion import quantize_model
 from quantcore.models.comparison import compare_models
+from tests.support.command_line import is_one_line
+from tests.support.models import Tensor, write_gguf
 
 
 @pytest.fixture
@@ -89,6 +91,19 @@ def test_errors(call, pair, tmp_path, rng):
         status, text, err = call("compare", *arguments)
         assert (status, text) == (1, "") and err.startswith("quantcore: error: ") and err.count("\n") == 1
         assert problem in err
+
+
+def test_a_folder_and_the_gguf_file_of_it(call, tmp_path, rng):
+    """What quantize makes of a Hugging Face folder has other names than the folder."""
+    w = rng.standard_normal((4, 32)).astype(np.float32)
+    save_file({"model.norm.weight": w}, tmp_path / "model.safetensors")
+    write_gguf(tmp_path / "a.gguf", [Tensor("output_norm.weight", w)])
+    write_gguf(tmp_path / "b.gguf", [Tensor("other.weight", w)])
+    hint = f"names of its own; compare with what quantize makes of {tmp_path} in F32"
+    for pair, is_said in (((tmp_path, "a.gguf"), True), (("a.gguf", tmp_path), True), (("a.gguf", "b.gguf"), False)):
+        status, text, err = call("compare", *(tmp_path / path for path in pair))
+        assert (status, text) == (1, "") and is_one_line(err) and "no tensor of weights in common" in err
+        assert (hint in err) == is_said
 
 
 @pytest.mark.parametrize("flags", [["--fail-under-sqnr", "x"], ["--fail-under-sqnr", "nan"], ["-j", "0"], ["--force"]])

@@ -118,7 +118,7 @@ def test_wrong_usage(words, problem, call, wide, out):
 
 REFUSED = {
     "pattern": (["Q8_0", "--tensor-type", "atn=Q4_0"], "tensor_types: 'atn' fits no tensor of the model"),
-    "layer": (["Q8_0", "--prune-layers", "0,7"], "prune_layers: the model has no layer 7; it has 2"),
+    "layer": (["Q8_0", "--prune-layers", "0,7"], "prune_layers: the model has no layer 7; it has 2, 0 to 1"),
     "all layers": (["Q8_0", "--prune-layers", "0,1"], "prune_layers: no layer of the model remains"),
     "importance": (["IQ3_XXS"], "needs an importance matrix"),
     "matrix that is none": (["Q8_0", "--imatrix", "MODEL"], "no importance matrix"),

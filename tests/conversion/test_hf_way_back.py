@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from quantcore.cli import main
-from quantcore.conversion import dequantize_model, quantize_model
+from quantcore.conversion import dequantize_model, quantize_checkpoint, quantize_model
 from quantcore.conversion.gguf_pipeline import OutputPart, PlannedTensor, copy_slab, write_model
 from quantcore.conversion.options import ConversionOptions
 from quantcore.errors import FileFormatError, InvalidValueError, MissingExtraError, OutputFileError
@@ -236,6 +236,10 @@ def test_refusals(llama, tmp_path, monkeypatch):
         dequantize_model(llama, tmp_path / "out.gguf", keep_names=True)
     with pytest.raises(OutputFileError, match="is not a folder"):
         dequantize_model(llama, tmp_path / "tiny" / "config.json")
+    with pytest.raises(OutputFileError, match=r"x\.pt: is not a folder; a single file is named \*\.safetensors or"):
+        dequantize_model(llama, tmp_path / "x.pt")
+    with pytest.raises(OutputFileError, match=r"x\.bin: is not a folder; a single file is named \*\.safetensors$"):
+        quantize_checkpoint(tmp_path / "tiny", tmp_path / "x.bin", "nf4")
     with pytest.raises(OutputFileError, match=r"model\.safetensors: exists already"):
         dequantize_model(llama, tmp_path / "tiny")
     with pytest.raises(FileFormatError, match="is safetensors already"):

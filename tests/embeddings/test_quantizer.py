@@ -183,6 +183,16 @@ def test_what_does_not_fit_is_refused(vectors):
         (lambda: quantizer.inverse_transform(np.zeros((2, 7), np.uint8)), r"^codes: vectors of 48 values take 48 by"),
         (lambda: quantizer.transform(vectors, out=np.empty((200, 7), np.uint8)), r"^out: expected shape"),
         (lambda: EmbeddingQuantizer("int4"), r"^scheme: expected one of uint8, int8, uint4, got"),
+        (
+            lambda: EmbeddingQuantizer("Binary"),
+            r"^scheme: expected one of uint8, int8, uint4, which the layout 'affine' has, got 'Binary', "
+            r"which is one of 'sentence-transformers'$",
+        ),
+        (
+            lambda: EmbeddingQuantizer("uint8", layout="faiss"),
+            r"^scheme: expected one of QT_8bit, .*which the layout 'faiss' has, got 'uint8', "
+            r"which is one of 'affine' and 'sentence-transformers'$",
+        ),
         (lambda: quantizer.inverse_transform(vectors.astype(np.uint8), out=vectors[:7]), r"^out: expected shape"),
         (lambda: EmbeddingQuantizer(layout="annoy"), r"^layout: expected one of affine, faiss, sentence-transformers"),
         (lambda: EmbeddingQuantizer(per="row"), r"^per: expected one of dimension, vector, got 'row'$"),

@@ -243,6 +243,8 @@ def test_output_is_whole_or_untouched(pair, tmp_path, monkeypatch):
             write_report(*pair, target, force=True)
     with pytest.raises(OutputFileError, match=r"cannot be written to the folder .*none"):
         write_report(*pair, tmp_path / "none" / "r.html")
+    with pytest.raises(OutputFileError, match=r"r\.pdf: what is written is a page of HTML; name it \*\.html$"):
+        write_report(*pair, tmp_path / "r.pdf")
     before = sorted(p.name for p in tmp_path.iterdir())
     with monkeypatch.context() as patch:
         patch.setattr("quantcore.report.writing.compare_opened", lambda *_, **__: 1 / 0)

@@ -264,6 +264,13 @@ def test_a_refused_state_changes_nothing(linear):
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
+@pytest.mark.parametrize("rank", [0, 2])
+def test_an_array_instead_of_a_tensor_is_refused(linear, rank):
+    layer = Linear4bit.from_linear(linear, rank=rank)
+    with pytest.raises(InvalidTypeError, match=r"^x: expected a torch\.Tensor, got ndarray$"):
+        layer(np.zeros((2, linear.in_features), np.float32))
+
+
 @pytest.mark.parametrize("bias", [np.zeros(3, np.float32), "x", torch.zeros(3, dtype=torch.int64)], ids=type)
 def test_a_bias_of_a_wrong_type_is_refused(bias):
     q = quantcore.quantize_4bit(np.ones((3, 4), np.float32))

@@ -95,8 +95,11 @@ def test_entries_of_a_layer_are_copies(model):
 
 
 def test_what_cannot_be_saved_is_refused(model, tmp_path):
-    for wrong in (model, qt.Linear4bit.from_linear(model.head, rank=2)):
-        with pytest.raises(InvalidValueError, match=r"^model: expected a module that holds"):
+    for wrong, message in (
+        (model, r"^model: expected a module that holds Linear4bit layers with adapters \(rank > 0\)$"),
+        (qt.Linear4bit.from_linear(model.head, rank=2), r"^model: .*, got such a layer itself; its to_peft\(\) gives"),
+    ):
+        with pytest.raises(InvalidValueError, match=message):
             qt.save_peft_adapter(wrong, tmp_path / "x")
     with pytest.raises(InvalidTypeError, match=r"^model: "):
         qt.save_peft_adapter("model", tmp_path / "x")

@@ -77,6 +77,15 @@ def test_a_model_with_nothing_to_prepare_says_so():
     assert prepare_qat(model).skipped == ()  # again: nothing left to do, and nothing to say
 
 
+def test_converting_a_model_that_was_not_prepared_says_so():
+    with pytest.warns(UserWarning, match="no layer that prepare_qat prepared: nothing was converted"):
+        convert(nn.Sequential(nn.Linear(2, 2)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = convert(prepare_qat(nn.Sequential(nn.Linear(2, 2), nn.ReLU())))
+        convert(model)  # again: nothing left to do, and nothing to say
+
+
 def test_errors_name_the_layer():
     model = prepare_qat(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), activation=FakeQuantize(observer="min_max"))
     with pytest.raises(InvalidValueError, match=r"^0\.input: must be finite, got nan at flat index 3"):
