@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,8 @@ from quantcore.errors import QuantcoreError
 from quantcore.files.paths import naming
 
 _STDOUT = "standard output"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_FILE_SUFFIXES = (".gguf", ".safetensors", ".json", ".npy", ".npz", ".parquet", ".zip", ".dat")
 
 _LONGEST_LINE = 4000  # names are cut where a message is made; this is for those that come from elsewhere, such as paths
 
@@ -55,8 +58,18 @@ def message(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return f"out of memory ({error})" if str(error) else "out of memory"
     if isinstance(error, OSError) and not isinstance(error, QuantcoreError) and error.strerror:
-        return f"{os.fspath(error.filename)}: {error.strerror}" if error.filename else error.strerror
+        hint = _hub_hint(error.filename) if isinstance(error, FileNotFoundError) else ""
+        return f"{os.fspath(error.filename)}: {error.strerror}{hint}" if error.filename else error.strerror
     return str(error)
+
+
+def _hub_hint(path: object) -> str:
+    """What to do with a name of the Hugging Face hub, OWNER/MODEL, where a path is wanted."""
+    if not isinstance(path, str) or not _HUB_NAME.fullmatch(path) or path.endswith(_FILE_SUFFIXES):
+        return ""
+    if os.path.isdir(os.path.dirname(path)):
+        return ""
+    return f"; if it is a model on the Hugging Face hub: hf download {path} --local-dir FOLDER"
 
 
 def say(text: str) -> None:

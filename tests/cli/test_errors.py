@@ -204,6 +204,26 @@ def test_bad_input_is_one_line_and_1(command, make, problem, call, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "is_hub_name"),
+    [
+        ("someone/Model-1.5B", True),
+        ("folder/Model-1.5B", False),
+        ("someone/model.gguf", False),
+        ("some/one/model", False),
+        ("model", False),
+        ("../model", False),
+        ("someone/mo\ndel", False),
+    ],
+)
+def test_a_name_of_the_hub_is_told_from_a_path(name, is_hub_name, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    status, text, err = call("quantize", name, "out.gguf", "Q4_0")
+    assert (status, text) == (1, "") and is_one_line(err) and ": No such file or directory" in err
+    assert (f"; if it is a model on the Hugging Face hub: hf download {name} --local-dir FOLDER" in err) == is_hub_name
+
+
 BAD_OUTPUTS = {
     "empty": (lambda folder: "", "output"),
     "missing folder": (lambda folder: folder / "missing" / "out.gguf", "No such file"),
