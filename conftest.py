@@ -25,7 +25,7 @@ _NEEDS = {
 }
 collect_ignore = [path for path, package in _NEEDS.items() if find_spec(package) is None]
 
-MOST_CASES = 4
+MOST_CASES = 3
 """Of one test, in the fast set."""
 
 _N_LEFT_OUT = pytest.StashKey[int]()

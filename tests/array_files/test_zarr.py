@@ -182,6 +182,7 @@ def test_values_that_are_not_finite_are_named(axis, values, tmp_path):
     assert found.compute() == Calibrator.min_max(axis=axis).partial_fit(values, nan_policy="omit").compute()
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_slabs_not_by_the_array(tmp_path):
     shape = (60, 1 << 20)  # 240 MB, of which no chunk is stored
     zarr.create_array(tmp_path / "a.zarr", shape=shape, chunks=(2, 1 << 15), dtype="f4", fill_value=0.5)

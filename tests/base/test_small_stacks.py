@@ -59,6 +59,7 @@ print(all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True)), l
 FAMILIES = ("blocks", "nibbles", "affine", "fake quantization", "errors", "histograms", "selection")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_smallest_stack(family, dtype):

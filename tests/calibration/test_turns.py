@@ -127,6 +127,7 @@ print(sorted(set(codes)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="needs fork")
 @pytest.mark.parametrize("made", MAKERS)
 def test_a_child_that_is_forked_while_another_thread_observes(made):

@@ -200,6 +200,7 @@ def test_progress_bar(data, capsys, monkeypatch):
     assert terminal.getvalue() == ""
 
 
+@pytest.mark.slow
 def test_as_a_program(data, tmp_path):
     def program(*arguments: object) -> Any:
         command = [*PROGRAM, "calibrate", *map(str, arguments)]

@@ -100,6 +100,7 @@ ERRORS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "tensors", "problem"), ERRORS.values(), ids=ERRORS)
 def test_errors_cut_names(command, tensors, problem, tmp_path, capsys):
     checkpoint(tmp_path, tensors)

@@ -160,6 +160,7 @@ assert quantcore.get_num_threads() >= 1
 """
 
 
+@pytest.mark.slow
 def test_everything_is_imported_without_what_windows_lacks():
     child = python(IMPORT.format(absent=(*ABSENT, "fork"), optional=OPTIONAL))
     assert (child.returncode, child.stderr) == (0, "")

@@ -277,6 +277,7 @@ def test_long_values_are_read_while_the_file_is_open(tmp_path):
         _ = long.raw
 
 
+@pytest.mark.slow
 def test_inspect_is_linear_in_the_number_of_keys(tmp_path, capsys):
     path = written(tmp_path, build_gguf(kvs=[KV(b"key.%d" % i, U32, u32(i)) for i in range(40_000)]))
     with deadline(cpu=10.0, wall=120.0):  # it took 54 s when each value was searched from the first key on

@@ -62,6 +62,7 @@ def test_every_level_gives_the_same(level, expected):
     assert differences(at_level(level, digests, SEED), expected) == set(), f"QUANTCORE_TEST_SEED={SEED}"
 
 
+@pytest.mark.slow
 def test_any_number_of_threads_gives_the_same(expected):
     by_threads: dict[str, set[int]] = {}
     for name, digest in expected.items():

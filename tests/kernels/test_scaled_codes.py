@@ -113,6 +113,7 @@ def test_rounding_twice_would_be_noticed():
         assert not same(rounded(values.astype(np.float32).astype(np.float64), dtype), rounded(values, dtype))
 
 
+@pytest.mark.slow
 @every_other_level
 def test_every_level_gives_the_same_bytes(level):
     assert at_level(level, fingerprints) == fingerprints()

@@ -338,6 +338,7 @@ def digests(seed: int) -> dict[str, int]:
     return results
 
 
+@pytest.mark.slow
 @every_other_level
 def test_every_level_gives_the_same(level, expected_digests):
     assert differences(at_level(level, digests, SEED), expected_digests) == set(), f"QUANTCORE_TEST_SEED={SEED}"

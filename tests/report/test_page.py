@@ -220,6 +220,7 @@ def test_models_without_loss_and_with_nothing_kept(tmp_path):
     assert page.named("svg") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("double_quant", slow_but_first([True, False]))
 def test_bitsandbytes_checkpoint(double_quant, pair, tmp_path):
     quantize_checkpoint(pair[0], tmp_path / "nf4.safetensors", "nf4", double_quant=double_quant)

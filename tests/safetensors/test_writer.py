@@ -43,6 +43,7 @@ def write(path, specs, metadata, seed=0):
     return data
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")  # of the longest keys
 @given(
     specs=st.lists(SPECS, max_size=4) | st.lists(GOOD_SPECS, max_size=4),
