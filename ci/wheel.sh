@@ -54,9 +54,9 @@ cd "$WORK"
 
 copy_tests "$WORK/run"
 cd "$WORK/run"
-install "$WORK/user/bin/python" gguf hypothesis ml_dtypes pytest safetensors scikit-learn xllamacpp
+install "$WORK/user/bin/python" gguf hypothesis matplotlib ml_dtypes pytest safetensors scikit-learn xllamacpp
 "$WORK/user/bin/python" -m pip install -c ci/requirements-lint.txt mypy
-"$WORK/user/bin/python" -m pytest -q -p no:cacheprovider # the fast set; most optional packages are missing
+"$WORK/user/bin/python" -m pytest -q -p no:cacheprovider # the fast set, where most optional packages are missing
 
 # The stubs describe what was compiled; pickling hooks are Cython's own, and Python below 3.12 shows no __buffer__.
 echo 'quantcore\._kernels\.(__all__|.*\.__(reduce|setstate)_cython__|.*\.__buffer__)' >"$WORK/allowed"

@@ -226,8 +226,10 @@ def test_wings_are_attributes():
 
 
 def is_importable(module: str) -> bool:
-    """Whether what an optional module needs is installed."""
-    return all(importlib.util.find_spec(package) for package in OPTIONAL.get(module, ()))
+    """Whether what an optional module and its wing need is installed."""
+    wing = ".".join(module.split(".")[:2])
+    needed = OPTIONAL.get(module, set()) | OPTIONAL.get(wing, set())
+    return all(importlib.util.find_spec(package) for package in needed)
 
 
 def public_modules() -> list[ModuleType]:
