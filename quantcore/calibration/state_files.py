@@ -73,7 +73,12 @@ def statistics_parts(calibrators: Mapping[str, Calibrator]) -> Iterator[str]:
 
 
 def load_statistics(path: str | os.PathLike[str]) -> dict[str, Calibrator]:
-    """Read the calibrators of a statistics file.
+    """Read the calibrators of a statistics file, as `quantcore calibrate -o` writes it.
+
+    Returns
+    -------
+    dict of str to Calibrator
+        By the names of the arrays; each goes on from what it has observed, and `compute` gives its scale.
 
     Raises
     ------

@@ -46,7 +46,11 @@ def add_calibrate(commands: Any) -> None:
         "with --merge, statistics files",
     )  # fmt: skip
     parser.add_argument(
-        "-o", "--output", metavar="STATS", help="statistics file to write (JSON); -: print it instead of the table"
+        "-o",
+        "--output",
+        metavar="STATS",
+        help="statistics file to write (JSON), which quantcore.calibration.load_statistics reads; -: print it instead of "
+        "the table",
     )
     parser.add_argument("--merge", action="store_true", help="the files are statistics of earlier runs")
     parser.add_argument(
