@@ -49,8 +49,8 @@ def add_calibrate(commands: Any) -> None:
         "-o",
         "--output",
         metavar="STATS",
-        help="statistics file to write (JSON), which quantcore.calibration.load_statistics reads; -: print it instead of "
-        "the table",
+        help="statistics file to write (JSON), which quantcore.calibration.load_statistics reads; -: print it instead "
+        "of the table",
     )
     parser.add_argument("--merge", action="store_true", help="the files are statistics of earlier runs")
     parser.add_argument(
