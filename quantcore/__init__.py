@@ -33,7 +33,7 @@ _NAMES = {
         CalibrationMethod CalibrationResult Calibrator calibrate_files calibrate_min_max calibrate_percentile
     """,
     "conversion": """
-        dequantize_checkpoint dequantize_model merge_model quantize_checkpoint quantize_model split_model
+        compare_models dequantize_checkpoint dequantize_model merge_model quantize_checkpoint quantize_model split_model
     """,
     "demo": """
         evaluate_formats
@@ -50,7 +50,7 @@ _NAMES = {
         rank_sensitivity suggest_model_types suggest_types type_costs
     """,
     "models": """
-        compare_models open_model
+        open_model
     """,
     "qat": """
         FakeQuantConfig FakeQuantize LsqGradients fake_quantize fake_quantize_backward fake_quantize_with_params

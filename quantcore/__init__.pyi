@@ -84,6 +84,7 @@ from quantcore.calibration import (
     calibrate_percentile as calibrate_percentile,
 )
 from quantcore.conversion import (
+    compare_models as compare_models,
     dequantize_checkpoint as dequantize_checkpoint,
     dequantize_model as dequantize_model,
     merge_model as merge_model,
@@ -140,7 +141,7 @@ from quantcore.mixed_precision import (
     suggest_types as suggest_types,
     type_costs as type_costs,
 )
-from quantcore.models import compare_models as compare_models, open_model as open_model
+from quantcore.models import open_model as open_model
 from quantcore.qat import (
     FakeQuantConfig as FakeQuantConfig,
     FakeQuantize as FakeQuantize,

@@ -7,7 +7,7 @@ from quantcore._base.text import bytes_text, cut_middle, decibels, table
 from quantcore.analysis.stats import QuantErrorStats
 from quantcore.cli.arguments import MAKE_DIGITS, PROGRAM, add_parser, add_reading, number
 from quantcore.cli.terminal import print_json, progress_bar, say, show
-from quantcore.models.comparison import compare_models
+from quantcore.conversion import compare_models
 from quantcore.models.comparison_results import ModelComparison
 
 GATE_FAILED = 3
@@ -24,7 +24,7 @@ def add_compare(commands: Any) -> None:
         f"{PROGRAM} compare digits/digits-F32.gguf digits/digits-Q4_0.gguf",
     )
     parser.add_argument(
-        "reference", metavar="REF", help="GGUF file; or safetensors: a file, a folder of shards, an index"
+        "reference", metavar="REF", help="GGUF file; or safetensors: a file, a Hugging Face folder, an index"
     )
     parser.add_argument("quantized", metavar="QUANT", help="the same, quantized; also in bitsandbytes' layout")
     parser.add_argument(

@@ -20,7 +20,7 @@ def add_report(commands: Any) -> None:
         f"{PROGRAM} report digits/digits-F32.gguf digits/digits-Q4_0.gguf -o report.html",
     )
     parser.add_argument(
-        "reference", metavar="REF", help="GGUF file; or safetensors: a file, a folder of shards, an index"
+        "reference", metavar="REF", help="GGUF file; or safetensors: a file, a Hugging Face folder, an index"
     )
     parser.add_argument("quantized", metavar="QUANT", help="the same, quantized; also in bitsandbytes' layout")
     parser.add_argument("-o", "--output", metavar="HTML", type=output_file, required=True, help="file to write")

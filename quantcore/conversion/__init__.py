@@ -6,6 +6,7 @@ to_gguf : `quantize_model`; from_gguf : `dequantize_model`.
 to_bitsandbytes : `quantize_checkpoint`, `dequantize_checkpoint`.
 checkpoint_plan : the steps of both; four_bit_plan : what becomes of every tensor.
 checkpoint_shards : the same by several processes, shard by shard.
+comparison : `compare_models`.
 split_files : `split_model`, `merge_model`; splitting : which tensors go into which part.
 hf : from Hugging Face folders: tensors' names, metadata and tokenizers as llama.cpp's converter has them.
 image_models : diffusion models for ComfyUI-GGUF.
@@ -20,6 +21,7 @@ options : where and how a conversion writes.
 outcome : the record of what was done.
 """
 
+from quantcore.conversion.comparison import compare_models
 from quantcore.conversion.from_gguf import dequantize_model
 from quantcore.conversion.outcome import ModelReport, TensorReport
 from quantcore.conversion.split_files import PartReport, SplitReport, merge_model, split_model
@@ -31,6 +33,7 @@ __all__ = [
     "PartReport",
     "SplitReport",
     "TensorReport",
+    "compare_models",
     "dequantize_checkpoint",
     "dequantize_model",
     "merge_model",

@@ -11,7 +11,7 @@ from pathlib import Path
 from quantcore._base.text import quote, shorten
 from quantcore.conversion.checkpoint_rules import transposed_weights
 from quantcore.conversion.file_types import FILE_TYPES, FileType
-from quantcore.conversion.hf import convert, scaled_weights
+from quantcore.conversion.hf import convert, is_known, scaled_weights
 from quantcore.conversion.image_models import find_image_model, fold, image_model, take_image_model
 from quantcore.conversion.metadata import set_keys
 from quantcore.conversion.rules import is_quantizable
@@ -122,6 +122,12 @@ def take_source(
     if is_kept and any(t.origin is not None and t.origin.type == NVFP4 and t.type != NVFP4 for t in tensors):
         told.append(_DECODED_NVFP4)
     return Source(named, found.kvs, tuple(told), is_converted=True, kept=kept)
+
+
+def is_converted(checkpoint: Checkpoint) -> bool:
+    """Whether a GGUF file of a checkpoint has llama.cpp's names and keys, if nothing else is asked for."""
+    config = readable_config(checkpoint.folder) or {}
+    return bool(config.keys() & _DESCRIBED) and is_known(config)
 
 
 def _kept_type(tensor: StoredTensor, float_type: FileType | None) -> GGMLType:

@@ -12,12 +12,12 @@ code_tables : the values of codes. decoders, scaled_tensors, bitsandbytes_decode
 ggml_repacker : MXFP4 and NVFP4 as the blocks of ggml; block_scales : the scales beside these.
 packed_weights : how one tensor of a checkpoint is kept, or packed to 4 bits.
 transposed_weights : weights that are packed the other way round than the model stores them.
-comparison, comparison_results, tensor_comparison : `compare_models`.
+comparison, comparison_results, tensor_comparison : the comparison of two open models.
 layer_map : compared tensors by layer and kind; plots : the same, drawn.
 inspection : `describe`.
 """
 
-from quantcore.models.comparison import ModelComparison, TensorComparison, compare_models
+from quantcore.models.comparison import ModelComparison, TensorComparison
 from quantcore.models.inspection import describe
 from quantcore.models.opening import Model, open_model
 from quantcore.models.tensors import ModelTensor
@@ -27,7 +27,6 @@ __all__ = [
     "ModelComparison",
     "ModelTensor",
     "TensorComparison",
-    "compare_models",
     "describe",
     "open_model",
 ]

@@ -4,23 +4,20 @@ Both files are read slab by slab, in several threads that decode and sum what th
 memory are compared as fast as their files are read.
 """
 
-import os
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcore._base import parallel
 from quantcore._base.text import quote
 from quantcore.analysis.sums import ErrorSums, rows_of_pairs
 from quantcore.errors import InvalidValueError
 from quantcore.files.streaming import Progress, Slab, cut, stream
-from quantcore.gguf.parts import GGUFModel
 from quantcore.models.comparison_results import ModelComparison, TensorComparison
-from quantcore.models.opening import Model, open_model
 from quantcore.models.tensors import MOST_ITEM_BYTES, SLAB_ELEMENTS, ModelTensor
 
-__all__ = ["ModelComparison", "TensorComparison", "compare_models", "compare_opened"]
+__all__ = ["Comparable", "ModelComparison", "TensorComparison", "compare_opened"]
 
 _ALIGNMENT = 64
 _MOST_NAMES = 3
@@ -28,51 +25,34 @@ Bytes = NDArray[np.uint8]
 Pair = tuple[ModelTensor, ModelTensor]
 
 
-def compare_models(
-    reference: str | os.PathLike[str],
-    quantized: str | os.PathLike[str],
-    *,
-    n_threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> ModelComparison:
-    """Measure the error of a quantized model against its reference, tensor by tensor.
+class Comparable(Protocol):
+    """What is compared: an open model, or one whose tensors go by other names."""
 
-    Parameters
-    ----------
-    reference, quantized : path
-        Two models, not necessarily of the same kind: GGUF files of any type that has kernels; safetensors files,
-        folders of shards or indices, plain or with weights that bitsandbytes packed. Tensors are matched by their
-        names.
-    n_threads : int, optional
-        Threads to use; None: `get_num_threads()`. The figures do not depend on it.
-    progress : callable, optional
-        Called with (bytes done, bytes in all) of both files together.
+    @property
+    def label(self) -> str:
+        """The path, for messages."""
 
-    Returns
-    -------
-    ModelComparison
+    @property
+    def is_gguf(self) -> bool:
+        """Whether the tensors have the names of GGUF."""
 
-    Raises
-    ------
-    ValueError
-        A file is malformed (FileFormatError); a tensor has another shape in the other model (outermost extents of 1
-        do not count), a type that cannot be decoded, or holds NaN or inf; no tensor of weights is in both.
-    OSError
-        A file cannot be read.
-    """
-    parallel.check_threads(n_threads)
-    with open_model(reference) as original, open_model(quantized) as other:
-        return compare_opened(original, other, n_threads=n_threads, progress=progress)
+    @property
+    def tensors(self) -> dict[str, ModelTensor]:
+        """The tensors by name."""
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know of the files."""
 
 
 def compare_opened(
-    original: Model,
-    other: Model,
+    original: Comparable,
+    other: Comparable,
     *,
     n_threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ModelComparison:
-    """As `compare_models`, for models that are open."""
+    """Measure the error of each tensor of `other` against that of the same name: see `conversion.compare_models`."""
     pairs = _pairs(original, other)
     sums = _sum_errors(pairs, n_threads, Progress(sum(x.nbytes + y.nbytes for x, y in pairs), progress))
     tensors = [_compare(x, y, sums[x.name]) for x, y in pairs]
@@ -93,7 +73,7 @@ def compare_opened(
     )
 
 
-def _pairs(original: Model, other: Model) -> list[Pair]:
+def _pairs(original: Comparable, other: Comparable) -> list[Pair]:
     """The tensors to compare, in the order of the reference, once both files are known to be readable."""
     pairs = [(x, other.tensors[name]) for name, x in original.tensors.items() if name in other.tensors]
     for x, y in pairs:
@@ -105,7 +85,7 @@ def _pairs(original: Model, other: Model) -> list[Pair]:
         y.check()
     pairs = [(x, y) for x, y in pairs if x.size]
     if all(_are_integers(x, y) for x, y in pairs):
-        checkpoints = [model for model in (original, other) if not isinstance(model.container, GGUFModel)]
+        checkpoints = [model for model in (original, other) if not model.is_gguf]
         hint = ""
         if len(checkpoints) == 1:
             hint = (

@@ -52,6 +52,11 @@ class Model(TensorFiles):
         self.stored: tuple[StoredTensor, ...] = tuple(_stored_tensors(container))
 
     @property
+    def is_gguf(self) -> bool:
+        """Whether it is a GGUF model; the alternative is safetensors."""
+        return isinstance(self.container, GGUFModel)
+
+    @property
     def notices(self) -> tuple[str, ...]:
         """What the user should know of the file."""
         return self.container.notices if isinstance(self.container, GGUFModel) else ()
@@ -76,7 +81,7 @@ class Model(TensorFiles):
         }
 
     def __repr__(self) -> str:
-        kind = "GGUF" if isinstance(self.container, GGUFModel) else "safetensors"
+        kind = "GGUF" if self.is_gguf else "safetensors"
         size = bytes_text(sum(tensor.nbytes for tensor in self.stored))
         return f"<Model {shorten(self.label)}: {kind}, {len(self.stored)} tensors, {size}>"
 

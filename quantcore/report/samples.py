@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from quantcore._base.arrays import F32_MAX
 from quantcore.gguf.layout import n_dimensions
+from quantcore.models.comparison import Comparable
 from quantcore.models.comparison_results import ModelComparison
-from quantcore.models.opening import Model
 from quantcore.models.tensors import ModelTensor
 
 __all__ = ["RUN_ELEMENTS", "Sample", "sample_pairs"]
@@ -49,14 +49,14 @@ class Sample:
 
 
 def sample_pairs(
-    original: Model, other: Model, comparison: ModelComparison, *, seed: int, n_threads: int | None
+    original: Comparable, other: Comparable, comparison: ModelComparison, *, seed: int, n_threads: int | None
 ) -> list[Sample]:
     """Draw up to about a million elements; each weight of the compared tensors has the same chance.
 
     Parameters
     ----------
-    original, other : Model
-        The open models.
+    original, other : Comparable
+        What was compared, still open.
     comparison : ModelComparison
         The comparison of the two models.
     seed : int

@@ -8,6 +8,7 @@ from quantcore._base import arguments, parallel
 from quantcore._base.plotting import import_matplotlib
 from quantcore._kernels import LEVEL
 from quantcore._version import __version__
+from quantcore.conversion.comparison import with_names_in_common
 from quantcore.errors import OutputFileError
 from quantcore.files.disk import OutputFile, check_output, label, local_path
 from quantcore.models.comparison import compare_opened
@@ -78,8 +79,9 @@ def write_report(
         check_output(target, force=force, inputs=inputs)  # before the work rather than after it
         if local_path(target).suffix.lower() not in _SUFFIXES:
             raise OutputFileError(f"{label(target)}: what is written is a page of HTML; name it *.html")
-        comparison = compare_opened(original, other, n_threads=n_threads, progress=progress)
-        samples = sample_pairs(original, other, comparison, seed=seed, n_threads=n_threads)
+        pair = with_names_in_common(original, other)
+        comparison = compare_opened(*pair, n_threads=n_threads, progress=progress)
+        samples = sample_pairs(*pair, comparison, seed=seed, n_threads=n_threads)
     names = _name(reference), _name(quantized)
     text = page(names, comparison, _pictures(comparison, samples, n_threads), _footer(seed, samples))
     with OutputFile(target, force=force, inputs=inputs) as file:

@@ -15,11 +15,11 @@ import pytest
 import quantcore as qc
 from quantcore._base.notebook import fields_table, rows_table
 from quantcore._base.text import rounded
-from quantcore.conversion import quantize_model, split_model
+from quantcore.conversion import compare_models, quantize_model, split_model
 from quantcore.errors import InvalidTypeError
 from quantcore.gguf import GGUFWriter, Imatrix, KeyValue
 from quantcore.mixed_precision import suggest_model_types
-from quantcore.models import compare_models, open_model
+from quantcore.models import open_model
 from quantcore.safetensors import SafetensorsWriter
 from tests.support.model_files import normal, write_model
 

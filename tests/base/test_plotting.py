@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 import quantcore as qc
-from quantcore.conversion import quantize_model
+from quantcore.conversion import compare_models, quantize_model
 from quantcore.errors import InvalidStateError, InvalidTypeError, InvalidValueError, MissingExtraError
-from quantcore.models import compare_models
 from tests.support.model_files import normal, write_model
 
 matplotlib = pytest.importorskip("matplotlib")

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from quantcore.conversion import quantize_model
-from quantcore.models.comparison import compare_models
+from quantcore.conversion import compare_models, quantize_model
 from tests.support.command_line import is_one_line
 from tests.support.models import Tensor, write_gguf
 

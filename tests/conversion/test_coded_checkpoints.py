@@ -10,10 +10,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from quantcore.conversion import dequantize_checkpoint, dequantize_model, quantize_checkpoint, quantize_model
+from quantcore.conversion import (
+    compare_models,
+    dequantize_checkpoint,
+    dequantize_model,
+    quantize_checkpoint,
+    quantize_model,
+)
 from quantcore.conversion.checkpoint_rules import decisions
 from quantcore.errors import FileFormatError
-from quantcore.models import compare_models, decoders, open_model, packed_weights
+from quantcore.models import decoders, open_model, packed_weights
 from quantcore.models.checkpoint_config import read_config
 from quantcore.models.decoded_checkpoint import decode_checkpoint
 from quantcore.models.packed_weights import KeptTensor

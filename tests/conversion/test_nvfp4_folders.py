@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from quantcore.conversion import dequantize_checkpoint, dequantize_model, quantize_model
+from quantcore.conversion import compare_models, dequantize_checkpoint, dequantize_model, quantize_model
 from quantcore.conversion.hf.streams import decode
 from quantcore.errors import FileFormatError, InvalidValueError
 from quantcore.files.disk import OutputFile
 from quantcore.gguf import GGUFWriter, KeyValue
-from quantcore.models import compare_models, open_model
+from quantcore.models import open_model
 from tests.support.make_hf_golden import GOLDEN, digest
 from tests.support.nvfp4_models import COMPRESSED, CONVERTED, DECODED, LAYOUTS, MODELOPT, make_nvfp4_model
 

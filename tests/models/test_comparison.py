@@ -11,13 +11,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from quantcore._base.text import json_value
-from quantcore.conversion import quantize_model
+from quantcore.conversion import compare_models, quantize_model
 from quantcore.conversion.rules import UNWEIGHTED_TYPES
 from quantcore.errors import FileFormatError, InvalidTypeError, InvalidValueError
 from quantcore.ggml.formats import dequantize, quantize
 from quantcore.gguf import GGUFReader
 from quantcore.models import decoded_checkpoint
-from quantcore.models.comparison import compare_models
 from quantcore.models.comparison_results import ModelComparison
 from quantcore.models.opening import open_model
 from quantcore.models.tensors import SLAB_ELEMENTS

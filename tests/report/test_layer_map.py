@@ -5,8 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from quantcore.conversion import quantize_model, split_model
-from quantcore.models.comparison import compare_models
+from quantcore.conversion import compare_models, quantize_model, split_model
 from quantcore.models.layer_map import layer_map
 from quantcore.report.layer_map import map_section
 from tests.support.command_line import normal

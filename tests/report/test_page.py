@@ -19,10 +19,10 @@ from safetensors.numpy import save_file
 
 import quantcore
 from quantcore.cli import main
-from quantcore.conversion import quantize_model
+from quantcore.conversion import compare_models, quantize_model
 from quantcore.conversion.to_bitsandbytes import quantize_checkpoint
 from quantcore.errors import InvalidTypeError, InvalidValueError, MissingExtraError, OutputFileError
-from quantcore.models.comparison import compare_models, compare_opened
+from quantcore.models.comparison import compare_opened
 from quantcore.models.opening import open_model
 from quantcore.report import write_report
 from quantcore.report.frontier import FormatPoint, best_points

@@ -1,6 +1,5 @@
 """How the tests open a hostile file: with a deadline, little memory, and one line of refusal."""
 
-import os
 import signal
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from quantcore.errors import FileFormatError
+from tests.support.descriptors import none_opened_since, open_descriptors
 
 MEMORY = 64 * 2**20
 
@@ -39,7 +39,7 @@ def deadline(cpu: float = 1.0, wall: float = 20.0) -> Iterator[None]:
 
 def refusal(open_file: Callable[[Path], object], path: Path, *errors: type[Exception]) -> str:
     """Open a file that must be refused; return the message after checking all that is common to refusals."""
-    descriptors = len(os.listdir("/dev/fd"))
+    descriptors = open_descriptors()
     tracemalloc.start()
     try:
         with deadline(), pytest.raises(errors or FileFormatError) as caught:
@@ -51,7 +51,7 @@ def refusal(open_file: Callable[[Path], object], path: Path, *errors: type[Excep
     assert message.isprintable(), message  # one line, and nothing in it that drives a terminal
     assert len(message) < 1000 + len(str(path))
     assert peak < MEMORY
-    assert len(os.listdir("/dev/fd")) == descriptors
+    assert none_opened_since(descriptors)
     return message
 
 

@@ -2,7 +2,7 @@
 
 Modules
 -------
-source : `convert`, the tensors and keys of a file; names : `find_places`, only what its tensors are called.
+source : `convert`, the tensors and keys of a file, `is_known`; names : `find_places`, only what its tensors are called.
 restoring : `restore`, the tensors and config.json of a folder.
 architecture : the record of an architecture; registry : those there are; llama, qwen, gemma, bert, phi3, gpt2 : the
 records.
@@ -15,6 +15,6 @@ pooling : embedding models; keys : metadata, and what `gguf` has collected.
 
 from quantcore.conversion.hf.names import find_places
 from quantcore.conversion.hf.restoring import Restored, restore
-from quantcore.conversion.hf.source import Converted, convert, scaled_weights
+from quantcore.conversion.hf.source import Converted, convert, is_known, scaled_weights
 
-__all__ = ["Converted", "Restored", "convert", "find_places", "restore", "scaled_weights"]
+__all__ = ["Converted", "Restored", "convert", "find_places", "is_known", "restore", "scaled_weights"]

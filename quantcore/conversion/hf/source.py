@@ -100,12 +100,8 @@ def read_hyperparameters(config: dict[str, Any], path: str) -> Hyperparameters:
 
 def find_architecture(config: dict[str, Any], path: str) -> Architecture:
     """The record of a checkpoint's architecture; a FileFormatError if there is none."""
-    found: Any = config.get("architectures")
-    text = config.get("text_config")
-    if isinstance(text, dict) and text.get("architectures") is not None:
-        found = text["architectures"]
-    name = found[0] if isinstance(found, list) and found else None
-    if not isinstance(name, str):
+    name = _architecture_name(config)
+    if name is None:
         raise FileFormatError(f"{path}: architectures: missing, so that the model is not known")
     if name not in ARCHITECTURES:
         raise FileFormatError(
@@ -113,6 +109,20 @@ def find_architecture(config: dict[str, Any], path: str) -> Architecture:
             "(keep_names=True) writes a container that llama.cpp does not run"
         )
     return ARCHITECTURES[name]
+
+
+def is_known(config: dict[str, Any]) -> bool:
+    """Whether a checkpoint's architecture is one of those that are converted."""
+    return _architecture_name(config) in ARCHITECTURES
+
+
+def _architecture_name(config: dict[str, Any]) -> str | None:
+    found: Any = config.get("architectures")
+    text = config.get("text_config")
+    if isinstance(text, dict) and text.get("architectures") is not None:
+        found = text["architectures"]
+    name = found[0] if isinstance(found, list) and found else None
+    return name if isinstance(name, str) else None
 
 
 def scaled_weights(config: dict[str, Any], path: str) -> tuple[str, ...]:
