@@ -111,6 +111,7 @@ threading.Thread(target=wait_for_the_end).start()
 """
 
 
+@pytest.mark.slow
 def test_models_while_the_interpreter_shuts_down(tmp_path):
     write_gguf(tmp_path / "in.gguf", [Tensor("a.weight", ROWS)])
     child = python(MODEL_AT_THE_END, FOLDER=str(tmp_path))

@@ -10,6 +10,8 @@ import pytest
 from quantcore import Calibrator, InvalidStateError
 from tests.support.levels import python
 
+pytestmark = pytest.mark.slow  # seconds of signals for each test
+
 VALUES = np.random.default_rng(2).standard_normal((64, 1 << 15)).astype(np.float32)
 
 # A handler runs during observe, again and again; `ask` is what it calls. Shown is the state of before, or a refusal.
@@ -127,7 +129,6 @@ print(sorted(set(codes)))
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="needs fork")
 @pytest.mark.parametrize("made", MAKERS)
 def test_a_child_that_is_forked_while_another_thread_observes(made):

@@ -19,8 +19,9 @@ import quantcore
 from quantcore.cli import main
 from quantcore.gguf import GGUFReader
 from tests.support.command_line import ENVIRONMENT, OLD, PROGRAM, is_one_line, normal
-from tests.support.marks import slow_but_first
 from tests.support.models import Tensor, gguf, write_gguf, write_sparse_gguf
+
+pytestmark = pytest.mark.slow  # a program of its own for each test
 
 
 def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -31,7 +32,6 @@ def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[st
 # As a program of its own
 
 
-@pytest.mark.slow
 def test_program(model, out):
     assert run("--version").stdout == f"quantcore {quantcore.__version__} ({quantcore.isa()})\n"
     result = run("quantize", model, out, "Q4_0", "--json")
@@ -43,7 +43,6 @@ def test_program(model, out):
     assert (result.returncode, result.stdout) == (2, "") and is_one_line(result.stderr)
 
 
-@pytest.mark.slow
 def test_paths_that_are_no_text(model, tmp_path):
     output = tmp_path / os.fsdecode(b"caf\xe9.gguf")
     result = run("quantize", model, output, "Q8_0")
@@ -63,7 +62,7 @@ def long_listing(tmp_path: Path) -> Path:
     return tmp_path / "long.gguf"
 
 
-@pytest.mark.parametrize("flags", slow_but_first([[], ["--json"]]))
+@pytest.mark.parametrize("flags", [[], ["--json"]])
 def test_reader_that_goes_away(flags, long_listing):
     command = [*PROGRAM, "inspect", str(long_listing), *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT) as process:
@@ -73,7 +72,7 @@ def test_reader_that_goes_away(flags, long_listing):
     assert process.returncode == 1
 
 
-@pytest.mark.parametrize("arguments", slow_but_first([["inspect"], ["--help"], ["demo", "--json"]]), ids=" ".join)
+@pytest.mark.parametrize("arguments", [["inspect"], ["--help"], ["demo", "--json"]], ids=" ".join)
 def test_reader_that_was_never_there(arguments, model):
     reading, writing = os.pipe()
     os.close(reading)
@@ -83,7 +82,7 @@ def test_reader_that_was_never_there(arguments, model):
     assert (result.returncode, result.stderr) == (1, "")
 
 
-@pytest.mark.parametrize("arguments", slow_but_first([["inspect"], ["inspect", "--json"], ["--help"]]), ids=" ".join)
+@pytest.mark.parametrize("arguments", [["inspect"], ["inspect", "--json"], ["--help"]], ids=" ".join)
 def test_full_standard_output_is_one_line_and_1(arguments, long_listing):
     arguments = [*arguments, long_listing] if "inspect" in arguments else arguments
     with open("/dev/full", "w") as full:
@@ -94,7 +93,7 @@ def test_full_standard_output_is_one_line_and_1(arguments, long_listing):
     )
 
 
-@pytest.mark.parametrize("closed", slow_but_first(["0<&- 1>&- 2>&-", "1>&-", "2>&-"]))
+@pytest.mark.parametrize("closed", ["0<&- 1>&- 2>&-", "1>&-", "2>&-"])
 def test_closed_standard_streams(closed, model, out):
     command = shlex.join([*PROGRAM, "quantize", str(model), str(out), "Q4_0"])
     result = subprocess.run(
@@ -129,7 +128,6 @@ def on_terminal(*arguments: object) -> tuple[int, bytes, bytes]:
     return process.returncode, out, bytes(shown)
 
 
-@pytest.mark.slow
 def test_progress_bar_on_a_terminal(model, out, tmp_path):
     status, text, shown = on_terminal("quantize", model, out, "Q8_0")
     assert status == 0 and b"5 tensors converted" in text
@@ -139,7 +137,7 @@ def test_progress_bar_on_a_terminal(model, out, tmp_path):
     assert b"dequantize: " in shown and b"100%" in shown
 
 
-@pytest.mark.parametrize("flags", slow_but_first([["--no-progress"], ["--dry-run", "--no-progress"]]))
+@pytest.mark.parametrize("flags", [["--no-progress"], ["--dry-run", "--no-progress"]])
 def test_no_progress_bar_if_it_is_not_wanted(flags, model, out):
     status, _, shown = on_terminal("quantize", model, out, "Q8_0", *flags)
     assert (status, shown) == (0, b"")
@@ -178,7 +176,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("force", slow_but_first([False, True]))
+@pytest.mark.parametrize("force", [False, True])
 def test_ctrl_c_leaves_nothing(force, tmp_path):
     source, folder = tmp_path / "in.gguf", tmp_path / "out"
     write_sparse_gguf(source, {"a.weight": (1 << 14, 1 << 15)})  # 2 GiB

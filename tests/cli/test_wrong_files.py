@@ -233,6 +233,7 @@ def test_names_that_stdout_cannot_encode_are_escaped(encoding, tmp_path):
     assert ("clé".encode(encoding.split(":")[0], "backslashreplace")) in run("inspect", out).stdout
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_stdout_is_named():
     with open("/dev/full", "wb") as full:
         child = subprocess.run([*PROGRAM, "--help"], stdout=full, stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=60)
@@ -287,6 +288,7 @@ def test_long_numbers_are_one_short_line(text, call):
         assert (status, out) == (2, "") and is_one_line(err) and len(err) < 400, arguments
 
 
+@pytest.mark.slow
 def test_a_backend_that_matplotlib_does_not_know(tmp_path):
     pytest.importorskip("matplotlib")
     model = write_model(tmp_path / "in.gguf")

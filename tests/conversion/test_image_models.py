@@ -89,6 +89,7 @@ def test_files_of_floats_are_those_of_the_converter(name, kind, dtype, tmp_path)
     assert found == expected
 
 
+@pytest.mark.slow
 def test_gguf_files_of_floats_are_quantized_by_the_same_rules(tmp_path):
     for name in MODELS:
         path = make_image_model(name, tmp_path / f"{name}.safetensors")
