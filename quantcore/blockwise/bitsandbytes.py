@@ -82,6 +82,8 @@ def unpack(mapping: Mapping[str, Any], name: str | None = None) -> PackedState:
     """Read one weight and its state; a missing or contradictory entry is refused by its key."""
     if not isinstance(mapping, Mapping) or not all(isinstance(key, str) for key in mapping):
         raise InvalidTypeError(f"mapping: expected a mapping of strings to arrays, got {brief(mapping)}")
+    if not (name is None or isinstance(name, str)):
+        raise InvalidTypeError(f"name: expected a string, got {brief(name)}")
     key = _state_key(mapping, name)
     prefix, _, quant_type = key.rpartition(STATE_PREFIX)
     weight = _weight_of(key)
@@ -135,8 +137,7 @@ def _state_key(mapping: Mapping[str, Any], name: str | None) -> str:
         raise InvalidValueError(f"name: expected one of the {len(weights)} weights in the mapping, {brief(weights)}")
     if name is None or found:
         raise InvalidValueError(f"{STATE_PREFIX}nf4 or {STATE_PREFIX}fp4: expected one, got {brief(found)}")
-    hint = did_you_mean(name, weights) if isinstance(name, str) else ""
-    raise InvalidValueError(f"name: the mapping has no 4-bit weight {brief(name)}{hint}")
+    raise InvalidValueError(f"name: the mapping has no 4-bit weight {brief(name)}{did_you_mean(name, weights)}")
 
 
 def nested_map(scale_code: str) -> NDArray[np.float32]:

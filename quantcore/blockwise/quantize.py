@@ -317,6 +317,8 @@ def from_bitsandbytes(mapping: Mapping[str, Any], name: str | None = None) -> Qu
     ValueError
         An entry is missing, contradicts another one, or is not what bitsandbytes writes; the message names it. The
         mapping holds no 4-bit weight of this name, or several and no name is given.
+    TypeError
+        `mapping` is no mapping of strings, or `name` no string.
     """
     return record_of(unpack(mapping, name))
 

@@ -62,10 +62,11 @@ def test_a_checkpoint_without_the_weight_says_so(rng):
         (None, r"^name: expected one of the 2 weights in the mapping, \['up.weight', 'down.weight'\]$"),
         ("Up.weight", r"^name: the mapping has no 4-bit weight 'Up.weight'; did you mean up.weight\?$"),
         ("norm.weight", r"^name: the mapping has no 4-bit weight 'norm.weight'"),
-        (3, r"^name: the mapping has no 4-bit weight 3$"),
     ):
         with pytest.raises(InvalidValueError, match=message):
             from_bitsandbytes(checkpoint, name)
+    with pytest.raises(InvalidTypeError, match=r"^name: expected a string, got 3$"):
+        from_bitsandbytes(checkpoint, 3)
     with pytest.raises(InvalidValueError, match=r"nf4 or quant_state.bitsandbytes__fp4: expected one, got \[\]$"):
         from_bitsandbytes({"norm.weight": checkpoint["norm.weight"]})
     checkpoint["up.weight.quant_state.bitsandbytes__fp4"] = checkpoint["up.weight.quant_state.bitsandbytes__nf4"]
