@@ -17,6 +17,7 @@ from quantcore.mixed_precision.costs import TypeCost
 __all__ = ["TensorSensitivity", "TypeSuggestion", "rank_sensitivity", "suggest_types"]
 
 Costs = Mapping[str, Mapping[str, TypeCost]]
+_MOST = 1 << 60  # bytes or weights
 
 
 @shown()
@@ -141,11 +142,11 @@ def suggest_types(
     optimal for its bytes. In the end, the error exceeds the optimum by less than that step would have saved;
     `TypeSuggestion.least_error` is the corresponding bound (from the linear relaxation).
     """
-    num_weights = arguments.integer(num_weights, "num_weights", 1)
+    num_weights = arguments.integer(num_weights, "num_weights", 1, _MOST)
     if (bits_per_weight is None) == (max_bytes is None):
         raise InvalidValueError("bits_per_weight, max_bytes: one of the two must be given")
     if max_bytes is not None:
-        budget = arguments.integer(max_bytes, "max_bytes", 0)
+        budget = arguments.integer(max_bytes, "max_bytes", 0, _MOST)
         given = f"max_bytes: {budget} bytes are given"
     else:
         bits = arguments.number(bits_per_weight, "bits_per_weight")
@@ -213,7 +214,7 @@ def _check_cost(cost: Any, name: str) -> TypeCost:
     error = arguments.number(error, f"{label}: error")
     if error < 0:
         raise InvalidValueError(f"{label}: error: expected at least 0, got {error}")
-    return TypeCost(arguments.integer(nbytes, f"{label}: nbytes", 0), error)
+    return TypeCost(arguments.integer(nbytes, f"{label}: nbytes", 0, _MOST), error)
 
 
 def _gain(low: TypeCost, high: TypeCost) -> Fraction:

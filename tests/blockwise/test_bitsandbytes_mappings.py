@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from quantcore import (
     DoubleQuantized4Bit,
+    InvalidTypeError,
     InvalidValueError,
     QuantcoreError,
     Quantized4Bit,
