@@ -70,7 +70,8 @@ def with_names_in_common(original: Model, other: Model) -> tuple[Comparable, Com
 
     They are as they were if they share names already, or if the folder is none that is converted.
     """
-    if original.is_gguf == other.is_gguf or original.tensors.keys() & other.tensors.keys():
+    names, others = ({tensor.name for tensor in model.stored} for model in (original, other))
+    if original.is_gguf == other.is_gguf or names & others:
         return original, other
     return _in_gguf(original), _in_gguf(other)
 

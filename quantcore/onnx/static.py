@@ -1,7 +1,8 @@
 """Activations of ONNX models observed in ONNX Runtime, and models written with quantized weights and activations."""
 
+import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import onnx
@@ -142,13 +143,20 @@ def quantize_static(
     return used
 
 
-def _session(model: Any) -> onnxruntime.InferenceSession:
+@contextlib.contextmanager
+def _refusals(said: str) -> Iterator[None]:
+    """Errors of ONNX Runtime as those of a parameter."""
     try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        yield
     except MemoryError:
         raise
     except Exception as error:  # of classes of its own, which have no common base but this one
-        raise InvalidValueError(f"model: ONNX Runtime does not load it: {reason(error)}") from None
+        raise InvalidValueError(f"{said}: {reason(error)}") from None
+
+
+def _session(model: Any) -> onnxruntime.InferenceSession:
+    with _refusals("model: ONNX Runtime does not load it"):
+        return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
 def _run(session: onnxruntime.InferenceSession, wanted: list[str], batch: Any) -> list[Any]:
@@ -162,12 +170,8 @@ def _run(session: onnxruntime.InferenceSession, wanted: list[str], batch: Any) -
     for name in inputs:
         if name not in batch:
             raise InvalidValueError(f"batches: the input {name!r} is missing")
-    try:
+    with _refusals("batches: ONNX Runtime refuses one"):
         return list(session.run(wanted, dict(batch))) if wanted else []
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise InvalidValueError(f"batches: ONNX Runtime refuses one: {reason(error)}") from None
 
 
 def _check_names(calibrators: Mapping[str, Calibrator], activations: list[str]) -> None:

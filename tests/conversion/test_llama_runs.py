@@ -236,7 +236,7 @@ def test_quantized_llama_keeps_its_next_token_distribution(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("type_name", slow_but_first(["Q8_0", "Q4_0"]))
+@pytest.mark.parametrize("type_name", ["Q8_0", "Q4_0"])
 def test_damaged_llama_loses_its_next_token_distribution(
     tiny_llama: Path, tiny_logprobs: np.ndarray, prompts: list[list[int]], tmp_path: Path, type_name: str
 ) -> None:
@@ -251,7 +251,7 @@ def test_damaged_llama_loses_its_next_token_distribution(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("weight_type", slow_but_first(["BF16", "F16"]))
+@pytest.mark.parametrize("weight_type", ["BF16", "F16"])
 def test_half_precision_source_runs_as_its_float32_model_does(
     tiny_logprobs: np.ndarray, prompts: list[list[int]], tmp_path: Path, weight_type: str
 ) -> None:

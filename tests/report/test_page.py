@@ -28,7 +28,6 @@ from quantcore.report import write_report
 from quantcore.report.frontier import FormatPoint, best_points
 from quantcore.report.labels import Box, place_labels
 from quantcore.report.samples import RUN_ELEMENTS, sample_pairs
-from tests.support.marks import slow_but_first
 from tests.support.models import Tensor, write_gguf
 
 pytest.importorskip("matplotlib")
@@ -221,7 +220,7 @@ def test_models_without_loss_and_with_nothing_kept(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("double_quant", slow_but_first([True, False]))
+@pytest.mark.parametrize("double_quant", [True, False])
 def test_bitsandbytes_checkpoint(double_quant, pair, tmp_path):
     quantize_checkpoint(pair[0], tmp_path / "nf4.safetensors", "nf4", double_quant=double_quant)
     page = Page(written((pair[0], tmp_path / "nf4.safetensors"), tmp_path / "r.html"))
