@@ -6,8 +6,10 @@ QUANTCORE_TEST_SEED repeats a run's random data, those of Hypothesis too, as CI 
 HYPOTHESIS_PROFILE is "default" or "thorough".
 """
 
+import contextlib
 import os
 import signal
+import socket
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -63,6 +65,16 @@ def bnb(torch: ModuleType) -> Iterator[ModuleType]:
     functional = pytest.importorskip("bitsandbytes.functional")
     with torch.compiler.set_stance("force_eager"):
         yield functional
+
+
+@pytest.fixture(scope="session")
+def dask_port_is_taken() -> Iterator[None]:
+    """As where another cluster runs, the port of Dask's dashboard has an owner."""
+    with socket.socket() as server:
+        with contextlib.suppress(OSError):  # somebody else already
+            server.bind(("", 8787))
+            server.listen()
+        yield
 
 
 @pytest.fixture

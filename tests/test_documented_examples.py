@@ -18,7 +18,7 @@ WARNINGS = ["-W", "error", *(f"-Wignore::{name}" for name in ("FutureWarning", "
 @pytest.mark.parametrize(
     "document", [d for d in DOCUMENTS if any(b[1] in ("python", "sh") for b in blocks(d))], ids=relative
 )
-def test_examples_run_as_pasted(document, tmp_path):
+def test_examples_run_as_pasted(document, tmp_path, dask_port_is_taken):
     if absent(scene(document).needs):
         pytest.skip(left_out(document)[0])
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]

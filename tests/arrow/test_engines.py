@@ -138,12 +138,12 @@ def test_spark(spark, vectors):
 
 
 @pytest.mark.slow
-def test_processes_of_dask_give_the_same_bytes_and_statistics(table, vectors, params):
+def test_processes_of_dask_give_the_same_bytes_and_statistics(dask_port_is_taken, table, vectors, params):
     dask = pytest.importorskip("dask")
     distributed = pytest.importorskip("distributed")
     batches = table.to_batches(max_chunksize=70)
     with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster,
         distributed.Client(cluster),
     ):
         start = Calibrator.min_max(axis=1, mode="offset")

@@ -1,7 +1,5 @@
 """A cluster of processes, where Dask's own port for its dashboard is taken."""
 
-import contextlib
-import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,17 +9,7 @@ OPTIONS = {"threads_per_worker": 1, "processes": True, "dashboard_address": ":0"
 
 
 @pytest.fixture(scope="package")
-def default_port_is_taken() -> Iterator[None]:
-    """As where another cluster runs."""
-    with socket.socket() as server:
-        with contextlib.suppress(OSError):  # by someone else already
-            server.bind(("", 8787))
-            server.listen()
-        yield
-
-
-@pytest.fixture(scope="package")
-def cluster(default_port_is_taken) -> Iterator[Any]:
+def cluster(dask_port_is_taken) -> Iterator[Any]:
     """The client of two workers."""
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(n_workers=2, **OPTIONS) as cluster, distributed.Client(cluster) as client:
@@ -29,7 +17,7 @@ def cluster(default_port_is_taken) -> Iterator[Any]:
 
 
 @pytest.fixture
-def one_worker(default_port_is_taken) -> Iterator[Any]:
+def one_worker(dask_port_is_taken) -> Iterator[Any]:
     """The client of one worker, whose death is an error."""
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(n_workers=1, **OPTIONS) as cluster, distributed.Client(cluster) as client:
