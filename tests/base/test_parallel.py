@@ -42,7 +42,7 @@ def interrupt(number, frame):
     raise KeyboardInterrupt
 signal.signal(signal.SIGALRM, interrupt)  # as Python answers SIGINT; no thread has to be woken for it
 quantcore.dequantize(quantcore.quantize(np.ones((1, 32), np.float32), "Q8_0"), "Q8_0")  # imports nothing later
-for _ in range(5):  # a busy machine may hear the signal when the call is nearly done
+for _ in range(50):  # a busy machine may hear the signal when the call is nearly done
     out[:] = 0xAA
     start = time.monotonic()
     try:

@@ -37,7 +37,7 @@ def ask(number, frame):
 
 signal.signal(signal.SIGALRM, ask)
 signal.setitimer(signal.ITIMER_REAL, 0.0005)
-for _ in range(4):
+while len(states) < 5 or (not answers and len(states) < 1000):  # a busy machine may miss the calls for long
     during[0] = True
     calibrator.observe(values, n_threads=2)
     during[0] = False
@@ -45,7 +45,7 @@ for _ in range(4):
 done[0] = True  # Python complains of a signal that it has noted when the handler is taken away, so it stays
 signal.setitimer(signal.ITIMER_REAL, 0)
 shown = [answer for answer in answers if answer.startswith("{{")]
-print(calibrator.num_batches, bool(answers), all(state in states for state in shown), len(shown) > 0,
+print(calibrator.num_batches == len(states), bool(answers), all(state in states for state in shown), len(shown) > 0,
       *sorted(set(answers) - set(shown)))
 """
 MAKERS = {"min_max": "min_max(axis=0)", "one histogram": "percentile()", "many histograms": "percentile(axis=0)"}
@@ -57,8 +57,8 @@ needs_signals = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="nee
 def test_a_signal_handler_reads(made):
     child = python(HANDLER.format(made=MAKERS[made], ask="answers.append(json.dumps(calibrator.to_dict()))"))
     assert (child.returncode, child.stderr) == (0, "")
-    batches, was_asked, all_known, some, *refusals = child.stdout.split()
-    assert (batches, was_asked, all_known) == ("5", "True", "True")
+    has_all_batches, was_asked, all_known, some, *refusals = child.stdout.split()
+    assert (has_all_batches, was_asked, all_known) == ("True", "True", "True")
     if made == "many histograms":
         assert refusals in ([], ["InvalidStateError"])
     else:
@@ -72,9 +72,9 @@ def test_a_signal_handler_cannot_change_what_is_being_changed(made, call):
     call = call.replace("%s", MAKERS[made])
     child = python(HANDLER.format(made=MAKERS[made], ask=f"calibrator.{call}; answers.append('{{}}')"))
     assert (child.returncode, child.stderr) == (0, "")
-    batches, was_asked, *_, refusal = child.stdout.split()
+    has_all_batches, was_asked, *_, refusal = child.stdout.split()
     assert (was_asked, refusal) == ("True", "InvalidStateError")
-    assert int(batches) == 5 or "merge" not in call
+    assert has_all_batches == "True" or "merge" not in call
 
 
 FORKED = """
