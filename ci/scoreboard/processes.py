@@ -1,7 +1,6 @@
 """Rows about processes that run long, are interrupted or fork, and calls that are hostile."""
 
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ import numpy as np
 import quantcore
 from ci.race import TYPES
 from ci.scoreboard.measuring import Figure, Scale, python, tests
+from tests.support.parallel_programs import FORKED, HUGE, INTERRUPTED, INTERRUPTED_CALLS, SECONDS_TO_SIGNAL
 
 
 def rss() -> int:
@@ -56,75 +56,27 @@ def soak() -> Figure:
     return text, total[True] > 0 and not total[False] and growth <= 1 << 20
 
 
-HUGE = """
-import re
-import numpy as np, quantcore
-n = 2**31 + 64
-values = np.zeros(n, np.float32)
-places = (0, 2**31 - 32, 2**31, n - 32)
-for place in places:
-    values[place : place + 32] = np.linspace(-1, 2, 32)
-data = quantcore.quantize(values, "Q4_0").reshape(-1, 18)
-expected = quantcore.quantize(values[:32], "Q4_0")
-zero = quantcore.quantize(np.zeros(32, np.float32), "Q4_0")
-right = all((data[p // 32] == expected).all() for p in places) and (data[1 :: 4097][:-1] == zero).all()
-print(right, re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
-"""
-
-
 def huge() -> Figure:
-    right, peak = python(HUGE).split()
-    return f"2^31 + 64 elements, {int(peak) / 2**20:.2f} GiB at most", right == "True" and int(peak) <= 1.5 * 2**20
-
-
-INTERRUPTED = """
-import time
-import tracemalloc
-import numpy as np, quantcore
-values = np.zeros(1 << 29, np.float32)
-out = np.zeros((1 << 24, 18), np.uint8).reshape(-1)
-print("ready", flush=True)
-try:
-    while True:
-        quantcore.quantize(values, "Q4_0", out=out)
-except KeyboardInterrupt:
-    print(time.clock_gettime(time.CLOCK_MONOTONIC))
-"""
+    message, peak = python(HUGE).splitlines()
+    text = f"2^31 + 64 elements, {int(peak) / 2**20:.2f} GiB at most"
+    return text, message.endswith(f"at flat index {2**31 + 40}") and int(peak) <= 1.5 * 2**20
 
 
 def ctrl_c() -> Figure:
     """From the signal to the KeyboardInterrupt, in the midst of a call over 2 GiB."""
     count, worst = max(3, Scale.of(20)), 0.0
+    call, size = next(iter(INTERRUPTED_CALLS.items()))
     for i in range(count):
-        with subprocess.Popen([sys.executable, "-c", INTERRUPTED], stdout=subprocess.PIPE, text=True) as child:
-            assert child.stdout is not None
-            child.stdout.readline()
-            time.sleep(0.05 + 0.01 * i)
-            sent = time.clock_gettime(time.CLOCK_MONOTONIC)
-            child.send_signal(signal.SIGINT)
-            worst = max(worst, float(child.communicate(timeout=60)[0]) - sent)
+        seconds, *_ = python(INTERRUPTED.format(call=call, out=size, n_threads=1 + i % 4)).split()
+        worst = max(worst, float(seconds) - SECONDS_TO_SIGNAL)
     return f"answered {count} times within {worst:.3f} s", worst <= 0.2
-
-
-FORKED = """
-import os, sys
-import numpy as np, quantcore
-values = np.ones((1 << 12, 1 << 10), np.float32)
-expected = quantcore.quantize(values, "Q4_0", n_threads=4)
-right = 0
-for _ in range(int(sys.argv[1])):
-    pid = os.fork()
-    if pid == 0:
-        os._exit(int(not np.array_equal(quantcore.quantize(values, "Q4_0", n_threads=4), expected)))
-    right += os.waitpid(pid, 0)[1] == 0
-print(right)
-"""
 
 
 def fork() -> Figure:
     count = Scale.of(100)
-    right = int(python(FORKED, count))
-    return f"{right} of {count} children work", right == count
+    codes, *pooled = python(FORKED.format(n_children=count)).splitlines()
+    right = codes.strip("[]").split(", ").count("0")
+    return f"{right} of {count} children work", right == count and pooled == ["True", "True"]
 
 
 def fuzzed_calls() -> Figure:

@@ -16,6 +16,7 @@ import pytest
 import quantcore
 from quantcore import InvalidValueError, _kernels, dequantize, quantize
 from tests.support.marks import slow_but_first
+from tests.support.parallel_programs import FORKED, HUGE, INTERRUPTED, INTERRUPTED_CALLS
 
 VARIABLES = os.environ | {"PYTHONPATH": str(Path(quantcore.__file__).parents[1])}
 ROWS = np.random.default_rng(5).standard_normal((1 << 15, 64), dtype=np.float32)  # 8 MiB: several chunks
@@ -32,43 +33,12 @@ def python(code: str) -> Iterator[subprocess.Popen[str]]:
             child.kill()
 
 
-INTERRUPTED = """
-import signal, time
-import numpy as np, quantcore
-values = np.zeros(1 << 29, np.float32)  # never written: takes no memory
-data = np.zeros((1 << 28) // 32 * 34, np.uint8)
-out = np.empty({out}, np.uint8)
-def interrupt(number, frame):
-    raise KeyboardInterrupt
-signal.signal(signal.SIGALRM, interrupt)  # as Python answers SIGINT; no thread has to be woken for it
-quantcore.dequantize(quantcore.quantize(np.ones((1, 32), np.float32), "Q8_0"), "Q8_0")  # imports nothing later
-for _ in range(50):  # a busy machine may hear the signal when the call is nearly done
-    out[:] = 0xAA
-    start = time.monotonic()
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.01)  # early in a call of some tenths of a second
-        quantcore.{call}, n_threads={n_threads})
-    except KeyboardInterrupt:
-        duration = time.monotonic() - start
-        sample = out[::4096].copy()
-    if sample[-1] == 0xAA and duration < 1:
-        break
-time.sleep(0.1)
-print(duration, sample[-1] == 0xAA, (sample == out[::4096]).all())
-print(quantcore.quantize(np.ones((1 << 15, 64), np.float32), "Q8_0")[-1, -1])
-"""
-CALLS = {
-    'quantize(values, "Q4_0", out=out': "(1 << 29) // 32 * 18",
-    'dequantize(data, "Q8_0", dtype=np.float16, out=out.view(np.float16)': "1 << 29",
-}
-
-
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs signals of timers")
 @pytest.mark.parametrize("n_threads", slow_but_first([2, 1, 64]))
-@pytest.mark.parametrize("call", slow_but_first(CALLS), ids=["quantize", "dequantize"])
+@pytest.mark.parametrize("call", slow_but_first(INTERRUPTED_CALLS), ids=["quantize", "dequantize"])
 def test_ctrl_c(call, n_threads):
     """The call ends at once, leaves the rest undone, and nothing is written after it; the next call works."""
-    with python(INTERRUPTED.format(call=call, out=CALLS[call], n_threads=n_threads)) as child:
+    with python(INTERRUPTED.format(call=call, out=INTERRUPTED_CALLS[call], n_threads=n_threads)) as child:
         out, errors = child.communicate(timeout=60)
     assert errors == ""
     seconds, is_undone, is_quiet, last = out.split()
@@ -77,31 +47,9 @@ def test_ctrl_c(call, n_threads):
     assert float(seconds) < 1
 
 
-FORKED = """
-import os, sys, multiprocessing
-import numpy as np, quantcore
-values = np.ones((1 << 15, 64), np.float32)
-
-def work(n_threads):
-    return quantcore.quantize(values, "Q8_0", n_threads=n_threads).tobytes()
-
-expected = work(4)
-children = []
-for n_threads in (1, 4):
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0 if work(n_threads) == expected else 1)
-    children.append(pid)
-print([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children])
-with multiprocessing.get_context("fork").Pool(2) as pool:
-    print(pool.map(work, [1, 2, 3, 4]) == [expected] * 4)
-print(work(4) == expected)
-"""
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_a_forked_child_works():
-    with python(FORKED) as child:
+    with python(FORKED.format(n_children=2)) as child:
         out, errors = child.communicate(timeout=60)
     assert (out.splitlines(), errors, child.returncode) == (["[0, 0]", "True", "True"], "", 0)
 
@@ -196,32 +144,6 @@ def available_memory() -> int:
     except OSError:
         return 0
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
-
-
-HUGE = """
-import numpy as np, quantcore
-N = 1 << 31
-values = np.zeros(N + 64, np.float32)  # 8 GiB of address space; only what is written takes memory
-assert not isinstance(values, np.memmap)
-parts = [slice(0, 32), slice(N - 32, N), slice(N, N + 32), slice(N + 32, N + 64)]
-for k, part in enumerate(parts):
-    values[part] = np.linspace(-1, 1 + k, 32)
-data = quantcore.quantize(values, "Q4_0")
-blocks = data.reshape(-1, 18)
-for part in parts:
-    block = blocks[part.start // 32]
-    assert block.tobytes() == quantcore.quantize(values[part], "Q4_0").tobytes(), part
-    assert quantcore.dequantize(block, "Q4_0").any()
-zero = quantcore.quantize(np.zeros(32, np.float32), "Q4_0")
-assert np.count_nonzero((blocks[::4099] != zero).any(axis=1)) == 1
-values[N + 40] = np.nan
-try:
-    quantcore.quantize(values, "Q4_0", out=data)
-except quantcore.InvalidValueError as error:
-    print(error)
-# Not getrusage: there the figure of the process that forked this one counts, too.
-print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM:")).split()[1])
-"""
 
 
 @pytest.mark.slow
