@@ -13,7 +13,12 @@ from quantcore.ggml import GGML_TYPES, GGMLType, GGUFQuantType, ImatrixUse
 HEAD = (
     "| type | id | block | bytes | bits per weight | family | importance matrix | values below |\n" + "|---" * 8 + "|"
 )
-IMATRIX = {ImatrixUse.IGNORED: "no effect", ImatrixUse.OPTIONAL: "weighs errors", ImatrixUse.REQUIRED: "needed"}
+IMATRIX = {
+    ImatrixUse.IGNORED: "no effect",
+    ImatrixUse.OPTIONAL: "weighs errors",
+    ImatrixUse.REQUIRED_IN_MODELS: "weighs errors",
+    ImatrixUse.REQUIRED: "needed",
+}
 
 
 def row(layout: GGMLType) -> str:

@@ -148,7 +148,7 @@ class Fuzzer:
     def weights(self, type_id: int, n: int) -> tuple[NDArray[np.float32], int, int] | tuple[()]:
         """Weights of the columns of n blocks, one row of them; none for some of the types that can do without."""
         use = WEIGHED.get(type_id, ImatrixUse.IGNORED)
-        if n == 0 or use is ImatrixUse.IGNORED or (use is ImatrixUse.OPTIONAL and self.rng.random() < 0.5):
+        if n == 0 or use is ImatrixUse.IGNORED or (use is not ImatrixUse.REQUIRED and self.rng.random() < 0.5):
             return ()
         cols = n * SIZES[type_id][0]
         values = self.rng.random(cols, np.float32) * (self.rng.random(cols) < self.rng.random())

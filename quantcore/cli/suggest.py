@@ -19,7 +19,7 @@ from quantcore.cli.arguments import (
 from quantcore.cli.conversions import show_report
 from quantcore.cli.terminal import print_json, progress_bar, say, show
 from quantcore.conversion import quantize_model
-from quantcore.conversion.rules import UNWEIGHTED_TYPES
+from quantcore.conversion.rules import UNWEIGHTED_MODEL_TYPES
 from quantcore.files.disk import check_output
 from quantcore.ggml.formats import SUPPORTED_TYPES
 from quantcore.mixed_precision.costs import DEFAULT_TYPES
@@ -63,7 +63,7 @@ def _suggest(options: argparse.Namespace) -> int:
     inputs = [path for path in (options.input, options.imatrix) if path is not None]
     if options.output is not None:
         check_output(options.output, force=options.force, inputs=inputs)
-    every = SUPPORTED_TYPES if options.imatrix is not None else UNWEIGHTED_TYPES
+    every = SUPPORTED_TYPES if options.imatrix is not None else UNWEIGHTED_MODEL_TYPES
     with progress_bar(options, "suggest") as progress:
         result = suggest_model_types(
             options.input,

@@ -35,25 +35,31 @@ class FileType:
 
 
 _T = GGUFQuantType
+
+
+def _plain(*types: GGUFQuantType) -> tuple[tuple[str, int | None, GGUFQuantType], ...]:
+    """Files that have the name of a type, and its id."""
+    return tuple((t.name, t.layout.file_type, t) for t in types)
+
+
 _ROWS = (
-    ("F32", 0, _T.F32), ("F16", 1, _T.F16), ("BF16", 32, _T.BF16),
-    ("Q4_0", 2, _T.Q4_0), ("Q4_1", 3, _T.Q4_1), ("Q5_0", 8, _T.Q5_0), ("Q5_1", 9, _T.Q5_1), ("Q8_0", 7, _T.Q8_0),
-    ("Q2_K", 10, _T.Q2_K), ("Q2_K_S", 21, _T.Q2_K),
-    ("Q3_K_S", 11, _T.Q3_K), ("Q3_K_M", 12, _T.Q3_K), ("Q3_K_L", 13, _T.Q3_K),
-    ("Q4_K_S", 14, _T.Q4_K), ("Q4_K_M", 15, _T.Q4_K), ("Q5_K_S", 16, _T.Q5_K), ("Q5_K_M", 17, _T.Q5_K),
-    ("Q6_K", 18, _T.Q6_K),
-    ("IQ1_S", 24, _T.IQ1_S), ("IQ1_M", 31, _T.IQ1_M),
-    ("IQ2_XXS", 19, _T.IQ2_XXS), ("IQ2_XS", 20, _T.IQ2_XS), ("IQ2_S", 28, _T.IQ2_XS), ("IQ2_M", 29, _T.IQ2_S),
-    ("IQ3_XXS", 23, _T.IQ3_XXS), ("IQ3_XS", 22, _T.IQ3_S), ("IQ3_S", 26, _T.IQ3_S), ("IQ3_M", 27, _T.IQ3_S),
-    ("IQ4_NL", 25, _T.IQ4_NL), ("IQ4_XS", 30, _T.IQ4_XS),
-    ("TQ1_0", 36, _T.TQ1_0), ("TQ2_0", 37, _T.TQ2_0), ("MXFP4_MOE", 38, _T.MXFP4),
-    ("Q1_0", 40, _T.Q1_0), ("Q2_0", 41, _T.Q2_0),
+    *_plain(_T.F32, _T.F16, _T.BF16, _T.Q4_0, _T.Q4_1, _T.Q5_0, _T.Q5_1, _T.Q8_0, _T.Q2_K),
+    ("Q2_K_S", 21, _T.Q2_K),
+    ("Q3_K_S", 11, _T.Q3_K), ("Q3_K_M", _T.Q3_K.layout.file_type, _T.Q3_K), ("Q3_K_L", 13, _T.Q3_K),
+    ("Q4_K_S", 14, _T.Q4_K), ("Q4_K_M", _T.Q4_K.layout.file_type, _T.Q4_K),
+    ("Q5_K_S", 16, _T.Q5_K), ("Q5_K_M", _T.Q5_K.layout.file_type, _T.Q5_K),
+    *_plain(_T.Q6_K, _T.IQ1_S, _T.IQ1_M, _T.IQ2_XXS, _T.IQ2_XS),
+    ("IQ2_S", _T.IQ2_S.layout.file_type, _T.IQ2_XS), ("IQ2_M", 29, _T.IQ2_S),
+    *_plain(_T.IQ3_XXS), ("IQ3_XS", 22, _T.IQ3_S), *_plain(_T.IQ3_S), ("IQ3_M", 27, _T.IQ3_S),
+    *_plain(_T.IQ4_NL, _T.IQ4_XS, _T.TQ1_0, _T.TQ2_0),
+    ("MXFP4_MOE", _T.MXFP4.layout.file_type, _T.MXFP4),
+    *_plain(_T.Q1_0, _T.Q2_0),
     # Not names of llama-quantize: types that llama.cpp has, for files that are mostly of them.
-    ("MXFP4", 38, _T.MXFP4), ("NVFP4", 39, _T.NVFP4),
+    *_plain(_T.MXFP4, _T.NVFP4),
 )  # fmt: skip
 _ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 
-FILE_TYPES: dict[str, FileType] = {name: FileType(name, id_, member.layout) for name, id_, member in _ROWS}
+FILE_TYPES = {name: FileType(name, id_, default.layout) for name, id_, default in _ROWS if id_ is not None}
 """The kinds of files by name."""
 
 COPY = "COPY"

@@ -1,12 +1,13 @@
 """Which tensor of a model gets which type: the rules of llama-quantize, so that files are identical to its files.
 
-What is kept, what the user requested, and the fallbacks for rows that are no whole blocks are here; the default mixes
-are in `mixes`. Source: `tensor_allows_quantization`, `llama_tensor_get_type`, `tensor_type_fallback` and
-`tensor_requires_imatrix` in llama.cpp's `src/llama-quant.cpp`, build b11739, checked by experiment.
+What is kept, what the user requested, and when a row that is no whole blocks falls back are here; the default mixes
+are in `mixes`, what a type falls back to is in its row. Source: `tensor_allows_quantization`, `llama_tensor_get_type`,
+`tensor_type_fallback` and `tensor_requires_imatrix` in llama.cpp's `src/llama-quant.cpp`, build b11739, checked by
+experiment.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quantcore._base.text import cut_middle, quote
@@ -16,7 +17,7 @@ from quantcore.conversion.mixes import OUTPUT, TOKEN_EMBEDDINGS, Mix
 from quantcore.conversion.model_facts import ModelFacts
 from quantcore.errors import InvalidValueError
 from quantcore.ggml.formats import SUPPORTED_TYPES, supported_format
-from quantcore.ggml.types import GGMLType, GGUFQuantType
+from quantcore.ggml.types import TYPES_BY_NAME, GGMLType, GGUFQuantType
 from quantcore.gguf.layout import n_dimensions
 
 KEPT_NAMES = frozenset({"position_embd.weight", "token_types.weight"})
@@ -36,23 +37,12 @@ KEPT_SUBSTRINGS = (
     # position and token-type embeddings by transformers' names, for checkpoints that keep their own
     "position_embeddings.weight", "token_type_embeddings.weight",
 )  # fmt: skip
-_T = GGUFQuantType
-FALLBACKS: dict[int, GGUFQuantType] = {
-    **dict.fromkeys((_T.IQ1_S, _T.IQ1_M, _T.IQ2_XXS, _T.IQ2_XS, _T.IQ2_S, _T.IQ3_XXS, _T.IQ3_S, _T.IQ4_XS), _T.IQ4_NL),
-    **dict.fromkeys((_T.Q2_K, _T.Q3_K, _T.TQ1_0, _T.TQ2_0, _T.Q2_0), _T.Q4_0),
-    _T.Q4_K: _T.Q5_0,
-    _T.Q5_K: _T.Q5_1,
-    _T.Q6_K: _T.Q8_0,
-}
-"""What takes the place of a type where rows are no whole blocks of it; F16 if they are none of that either."""
 
-_WEIGHTED = frozenset({_T.IQ1_S, _T.IQ1_M, _T.IQ2_XXS, _T.IQ2_XS, _T.IQ2_S, _T.IQ3_XXS})
-
-UNWEIGHTED_TYPES = tuple(t for t in SUPPORTED_TYPES if t not in _WEIGHTED)
+UNWEIGHTED_MODEL_TYPES = tuple(t for t in SUPPORTED_TYPES if not t.layout.needs_imatrix_in_models)
 """The types of whole models that need no importance matrix."""
 
 
-def unweighted_type(qtype: GGUFQuantType | str | int, name: str = "qtype") -> GGMLType:
+def unweighted_model_type(qtype: GGUFQuantType | str | int, name: str = "qtype") -> GGMLType:
     """The type for the matrices of a model without an importance matrix.
 
     Raises
@@ -61,7 +51,7 @@ def unweighted_type(qtype: GGUFQuantType | str | int, name: str = "qtype") -> GG
         There are no kernels for it, or llama-quantize asks for importance.
     """
     found = supported_format(qtype, name)
-    if found.id in _WEIGHTED:
+    if found.needs_imatrix_in_models:
         raise InvalidValueError(f"{name}: {found.name} needs an importance matrix, one weight per column")
     return found
 
@@ -70,7 +60,7 @@ def requires_imatrix(name: str, target: GGMLType, file_type: FileType) -> bool:
     """Whether llama-quantize refuses to quantize a tensor without importance."""
     if name == OUTPUT or name in TOKEN_EMBEDDINGS:
         return False
-    return target.id in _WEIGHTED or (target.id == _T.Q2_K and file_type.name == "Q2_K_S")
+    return target.needs_imatrix_in_models or (target.id == GGUFQuantType.Q2_K and file_type.name == "Q2_K_S")
 
 
 @dataclass(frozen=True)
@@ -115,15 +105,15 @@ class TypeRules:
         """
         names = [name for name, _ in tensors]
         mix: Mix | ImageMix = Mix(self.file_type, model, names, has_imatrix=has_imatrix)
-        may_quantize, fallbacks = is_quantizable, FALLBACKS
+        may_quantize, is_image = is_quantizable, False
         if image := image_model(model.architecture):
-            mix, may_quantize, fallbacks = ImageMix(self.file_type, image), image.is_quantizable, {}
+            mix, may_quantize, is_image = ImageMix(self.file_type, image), image.is_quantizable, True
         found: list[tuple[GGMLType | None, str]] = []
         for name, shape in tensors:
             if not may_quantize(name, shape) or (self.leave_output and name == OUTPUT):
                 found.append((None, ""))
             else:
-                found.append(self._fall_back(name, shape, self._choose(name, shape, mix), fallbacks))
+                found.append(self._fall_back(name, shape, self._choose(name, shape, mix), is_image=is_image))
         return found
 
     def check(self, names: list[str]) -> list[str]:
@@ -171,7 +161,7 @@ class TypeRules:
         return chosen
 
     def _fall_back(
-        self, name: str, shape: tuple[int, ...], chosen: GGMLType, fallbacks: Mapping[int, GGUFQuantType]
+        self, name: str, shape: tuple[int, ...], chosen: GGMLType, *, is_image: bool
     ) -> tuple[GGMLType, str]:
         columns = shape[-1]
         if columns % chosen.block_size == 0:
@@ -181,9 +171,10 @@ class TypeRules:
             raise InvalidValueError(
                 f"tensor {quote(name)}: {need}; without --no-fallback (no_fallback=False) it gets another type"
             )
-        other = fallbacks.get(chosen.id, _T.F16).layout
+        float16 = GGUFQuantType.F16.layout
+        other = float16 if is_image else TYPES_BY_NAME[chosen.fallback]
         if columns % other.block_size:
-            other = _T.F16.layout
+            other = float16
         return other, f"{cut_middle(name)}: {need}: stored as {other.name}"
 
 

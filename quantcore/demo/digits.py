@@ -19,7 +19,7 @@ from quantcore._base.records import shown
 from quantcore.analysis.measures import sqnr_db
 from quantcore.conversion import quantize_model
 from quantcore.conversion.file_types import name_of_pure
-from quantcore.conversion.rules import UNWEIGHTED_TYPES, unweighted_type
+from quantcore.conversion.rules import UNWEIGHTED_MODEL_TYPES, unweighted_model_type
 from quantcore.conversion.to_bitsandbytes import quantize_checkpoint
 from quantcore.ggml.types import TYPES_BY_NAME, GGUFQuantType
 from quantcore.models import open_model
@@ -28,7 +28,7 @@ from quantcore.safetensors.reader import SafetensorsReader
 __all__ = ["FormatEvaluation", "digits_test_set", "digits_weights", "evaluate_formats", "top1_accuracy"]
 
 LAYERS = ("fc1", "fc2", "fc3")
-DEFAULT_FORMATS = tuple(sorted(UNWEIGHTED_TYPES, key=lambda t: (-t.bits_per_weight, t.name != "F16")))
+DEFAULT_FORMATS = tuple(sorted(UNWEIGHTED_MODEL_TYPES, key=lambda t: (-t.bits_per_weight, t.name != "F16")))
 """Every type that needs no importance matrix, the largest first."""
 FOUR_BIT_FORMATS = ("NF4", "FP4", "NF4-double", "FP4-double")
 Weights = dict[str, NDArray[np.float32]]
@@ -121,7 +121,7 @@ def _format_name(fmt: GGUFQuantType | str | int) -> str:
     for name in FOUR_BIT_FORMATS:
         if isinstance(fmt, str) and fmt.lower() == name.lower():
             return name
-    return unweighted_type(fmt, "formats").name
+    return unweighted_model_type(fmt, "formats").name
 
 
 def _evaluate(name: str, folder: Path) -> FormatEvaluation:

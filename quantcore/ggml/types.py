@@ -28,6 +28,8 @@ class ImatrixUse(Enum):
 
     IGNORED = "ignored"
     OPTIONAL = "optional"
+    REQUIRED_IN_MODELS = "required in models"
+    """ggml quantizes without one, but llama-quantize refuses to."""
     REQUIRED = "required"
 
 
@@ -77,6 +79,8 @@ class GGMLType:
         None: a block has no scale, or one that is spread over its bytes.
     work : int
         How much longer than copying the quantization of an element takes, roughly: sets the size of chunks.
+    fallback : str
+        The name of the type that llama-quantize stores rows in which are no whole blocks of this one.
     """
 
     name: str
@@ -89,6 +93,12 @@ class GGMLType:
     imatrix: ImatrixUse = ImatrixUse.IGNORED
     scale: ScaleField | None = None
     work: int = 1
+    fallback: str = "F16"
+
+    @property
+    def needs_imatrix_in_models(self) -> bool:
+        """Whether llama-quantize refuses to quantize to this type without an importance matrix."""
+        return self.imatrix in (ImatrixUse.REQUIRED_IN_MODELS, ImatrixUse.REQUIRED)
 
     @property
     def alignment(self) -> int:
@@ -128,38 +138,57 @@ class GGUFQuantType(IntEnum):
     Q5_1 = GGMLType("Q5_1", 7, 32, 2 + 2 + 4 + 16, Family.LEGACY, 9, 65520.0, ImatrixUse.OPTIONAL, ScaleField())
     Q8_0 = GGMLType("Q8_0", 8, 32, 2 + 32, Family.LEGACY, 7, 8321040.0, scale=ScaleField())
     Q2_K = GGMLType(
-        "Q2_K", 10, _SUPER, 16 + 64 + 2 + 2, Family.K_QUANT, 10, 7e5, ImatrixUse.OPTIONAL, ScaleField(80), 32
+        "Q2_K", 10, _SUPER, 16 + 64 + 2 + 2, Family.K_QUANT, 10, 7e5, ImatrixUse.OPTIONAL, ScaleField(80), 32, "Q4_0"
     )
     Q3_K = GGMLType(
-        "Q3_K", 11, _SUPER, 32 + 64 + 12 + 2, Family.K_QUANT, 12, 6e6, ImatrixUse.OPTIONAL, ScaleField(108), 16
+        "Q3_K", 11, _SUPER, 32 + 64 + 12 + 2, Family.K_QUANT, 12, 6e6, ImatrixUse.OPTIONAL, ScaleField(108), 16, "Q4_0"
     )
     Q4_K = GGMLType(
-        "Q4_K", 12, _SUPER, 2 + 2 + 12 + 128, Family.K_QUANT, 15, 3.5e6, ImatrixUse.OPTIONAL, ScaleField(), 32
+        "Q4_K", 12, _SUPER, 2 + 2 + 12 + 128, Family.K_QUANT, 15, 3.5e6, ImatrixUse.OPTIONAL, ScaleField(), 32, "Q5_0"
     )
     Q5_K = GGMLType(
-        "Q5_K", 13, _SUPER, 2 + 2 + 12 + 32 + 128, Family.K_QUANT, 17, 3.5e6, ImatrixUse.OPTIONAL, ScaleField(), 32
-    )
+        "Q5_K", 13, _SUPER, 2 + 2 + 12 + 32 + 128, Family.K_QUANT, 17, 3.5e6,
+        ImatrixUse.OPTIONAL, ScaleField(), 32, "Q5_1",
+    )  # fmt: skip
     Q6_K = GGMLType(
-        "Q6_K", 14, _SUPER, 128 + 64 + 16 + 2, Family.K_QUANT, 18, 2.4e8, ImatrixUse.OPTIONAL, ScaleField(208), 16
+        "Q6_K", 14, _SUPER, 128 + 64 + 16 + 2, Family.K_QUANT, 18, 2.4e8,
+        ImatrixUse.OPTIONAL, ScaleField(208), 16, "Q8_0",
+    )  # fmt: skip
+    IQ2_XXS = GGMLType(
+        "IQ2_XXS", 16, _SUPER, 2 + 64, Family.IQ, 19, 5e6, ImatrixUse.REQUIRED, ScaleField(), 128, "IQ4_NL"
     )
-    IQ2_XXS = GGMLType("IQ2_XXS", 16, _SUPER, 2 + 64, Family.IQ, 19, 5e6, ImatrixUse.REQUIRED, ScaleField(), 128)
-    IQ2_XS = GGMLType("IQ2_XS", 17, _SUPER, 2 + 64 + 8, Family.IQ, 20, 5e6, ImatrixUse.REQUIRED, ScaleField(), 128)
-    IQ3_XXS = GGMLType("IQ3_XXS", 18, _SUPER, 2 + 96, Family.IQ, 23, 1.5e7, ImatrixUse.OPTIONAL, ScaleField(), 128)
-    IQ1_S = GGMLType("IQ1_S", 19, _SUPER, 2 + 32 + 16, Family.IQ, 24, 5e4, ImatrixUse.REQUIRED, ScaleField(), 64)
+    IQ2_XS = GGMLType(
+        "IQ2_XS", 17, _SUPER, 2 + 64 + 8, Family.IQ, 20, 5e6, ImatrixUse.REQUIRED, ScaleField(), 128, "IQ4_NL"
+    )
+    IQ3_XXS = GGMLType(
+        "IQ3_XXS", 18, _SUPER, 2 + 96, Family.IQ, 23, 1.5e7, ImatrixUse.REQUIRED_IN_MODELS, ScaleField(), 128, "IQ4_NL"
+    )
+    IQ1_S = GGMLType(
+        "IQ1_S", 19, _SUPER, 2 + 32 + 16, Family.IQ, 24, 5e4, ImatrixUse.REQUIRED, ScaleField(), 64, "IQ4_NL"
+    )
     IQ4_NL = GGMLType("IQ4_NL", 20, 32, 2 + 16, Family.IQ, 25, 7e6, ImatrixUse.OPTIONAL, ScaleField(), 32)
     IQ3_S = GGMLType(
-        "IQ3_S", 21, _SUPER, 2 + 64 + 8 + 32 + 4, Family.IQ, 26, 1.5e7, ImatrixUse.OPTIONAL, ScaleField(), 128
+        "IQ3_S", 21, _SUPER, 2 + 64 + 8 + 32 + 4, Family.IQ, 26, 1.5e7, ImatrixUse.OPTIONAL, ScaleField(), 128, "IQ4_NL"
     )
-    IQ2_S = GGMLType("IQ2_S", 22, _SUPER, 2 + 64 + 8 + 8, Family.IQ, 28, 5e6, ImatrixUse.OPTIONAL, ScaleField(), 64)
-    IQ4_XS = GGMLType("IQ4_XS", 23, _SUPER, 2 + 2 + 4 + 128, Family.IQ, 30, 2e8, ImatrixUse.OPTIONAL, ScaleField(), 32)
-    IQ1_M = GGMLType("IQ1_M", 29, _SUPER, 32 + 16 + 8, Family.IQ, 31, 4e4, ImatrixUse.OPTIONAL, None, 64)
+    IQ2_S = GGMLType(
+        "IQ2_S", 22, _SUPER, 2 + 64 + 8 + 8, Family.IQ, 28, 5e6,
+        ImatrixUse.REQUIRED_IN_MODELS, ScaleField(), 64, "IQ4_NL",
+    )  # fmt: skip
+    IQ4_XS = GGMLType(
+        "IQ4_XS", 23, _SUPER, 2 + 2 + 4 + 128, Family.IQ, 30, 2e8, ImatrixUse.OPTIONAL, ScaleField(), 32, "IQ4_NL"
+    )
+    IQ1_M = GGMLType(
+        "IQ1_M", 29, _SUPER, 32 + 16 + 8, Family.IQ, 31, 4e4, ImatrixUse.REQUIRED_IN_MODELS, None, 64, "IQ4_NL"
+    )
     BF16 = GGMLType("BF16", 30, 1, 2, Family.FLOAT, 32, float.fromhex("0x1.FFp127"))
-    TQ1_0 = GGMLType("TQ1_0", 34, _SUPER, 48 + 4 + 2, Family.TERNARY, 36, 65520.0, scale=ScaleField(52))
-    TQ2_0 = GGMLType("TQ2_0", 35, _SUPER, 64 + 2, Family.TERNARY, 37, 65520.0, scale=ScaleField(64))
+    TQ1_0 = GGMLType(
+        "TQ1_0", 34, _SUPER, 48 + 4 + 2, Family.TERNARY, 36, 65520.0, scale=ScaleField(52), fallback="Q4_0"
+    )
+    TQ2_0 = GGMLType("TQ2_0", 35, _SUPER, 64 + 2, Family.TERNARY, 37, 65520.0, scale=ScaleField(64), fallback="Q4_0")
     MXFP4 = GGMLType("MXFP4", 39, 32, 1 + 16, Family.FLOAT4, 38, scale=ScaleField(dtype="u1"))
     NVFP4 = GGMLType("NVFP4", 40, 64, 4 + 32, Family.FLOAT4, 39, scale=ScaleField(dtype="u1", count=4), work=8)
     Q1_0 = GGMLType("Q1_0", 41, 128, 2 + 16, Family.LOW_BIT, 40, 65520.0, scale=ScaleField())
-    Q2_0 = GGMLType("Q2_0", 42, 64, 2 + 16, Family.LOW_BIT, 41, 65520.0, scale=ScaleField())
+    Q2_0 = GGMLType("Q2_0", 42, 64, 2 + 16, Family.LOW_BIT, 41, 65520.0, scale=ScaleField(), fallback="Q4_0")
 
     @property
     def block_size(self) -> int:

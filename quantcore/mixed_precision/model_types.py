@@ -22,7 +22,7 @@ from quantcore.conversion.file_types import name_of_pure
 from quantcore.conversion.gguf_pipeline import SLAB_ELEMENTS as ROWS_ELEMENTS
 from quantcore.conversion.gguf_pipeline import PlannedTensor, cut_planned, slab_importance
 from quantcore.conversion.gguf_source import take_tensors
-from quantcore.conversion.rules import UNWEIGHTED_TYPES, is_quantizable, unweighted_type
+from quantcore.conversion.rules import is_quantizable, unweighted_model_type
 from quantcore.conversion.type_plan import column_weights, take_imatrix
 from quantcore.errors import InvalidValueError
 from quantcore.files.streaming import Progress, Slab, cut, stream
@@ -122,7 +122,7 @@ def suggest_model_types(
         The file cannot be read.
     """
     matrix = take_imatrix(imatrix, (), ())
-    take_type = unweighted_type if matrix is None else supported_format
+    take_type = unweighted_model_type if matrix is None else supported_format
     candidates = tuple(dict.fromkeys(take_type(t, "types") for t in arguments.entries(types, "types", "types")))
     parallel.check_threads(n_threads)
     with open_model(source) as model:
@@ -161,7 +161,7 @@ class _Trial:
             fmt: ErrorSums() if planned.weights is None else WeightedSums()
             for fmt in candidates
             if tensor.shape[-1] % fmt.block_size == 0
-            and (planned.weights is not None or fmt.id in {int(t) for t in UNWEIGHTED_TYPES})
+            and (planned.weights is not None or not fmt.needs_imatrix_in_models)
         }
 
     def rows(self, values: Floats, packed: Bytes, decoded: Bytes, importance: Importance | None) -> Rows:

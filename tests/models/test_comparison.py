@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from quantcore._base.text import json_value
 from quantcore.conversion import compare_models, quantize_model
-from quantcore.conversion.rules import UNWEIGHTED_TYPES
+from quantcore.conversion.rules import UNWEIGHTED_MODEL_TYPES
 from quantcore.errors import FileFormatError, InvalidTypeError, InvalidValueError
 from quantcore.ggml.formats import dequantize, quantize
 from quantcore.gguf import GGUFReader
@@ -52,7 +52,7 @@ def by_name(result: ModelComparison) -> dict[str, object]:
     return {t.name: t for t in result.tensors}
 
 
-@pytest.mark.parametrize("qtype", [t.name for t in UNWEIGHTED_TYPES])
+@pytest.mark.parametrize("qtype", [t.name for t in UNWEIGHTED_MODEL_TYPES])
 @pytest.mark.parametrize("source", ["F32", "F16", "BF16", "safetensors"])
 def test_gguf_of_every_type(qtype, source, rng, tmp_path):
     matrices = {f"blk.{i}.ffn_up.weight": normal(rng, 3 + i, 256) for i in range(3)}

@@ -8,7 +8,7 @@ import pytest
 
 from quantcore import GGUFQuantType, InvalidValueError, dequantize, dequantize_model, quantize_model
 from quantcore.conversion.file_types import name_of_pure
-from quantcore.conversion.rules import UNWEIGHTED_TYPES
+from quantcore.conversion.rules import UNWEIGHTED_MODEL_TYPES
 from quantcore.demo import evaluate_formats
 from quantcore.ggml import SUPPORTED_TYPES
 from quantcore.gguf import Imatrix
@@ -18,7 +18,7 @@ from tests.support import ggml
 from tests.support.contract import FORMATS, Format, assert_same_floats, every_format
 from tests.support.models import Tensor, gguf, write_gguf
 
-NEED_WEIGHTS = sorted(set(SUPPORTED_TYPES) - set(UNWEIGHTED_TYPES))
+NEED_WEIGHTS = sorted(set(SUPPORTED_TYPES) - set(UNWEIGHTED_MODEL_TYPES))
 every_needy_type = pytest.mark.parametrize("qtype", NEED_WEIGHTS, ids=lambda qtype: qtype.name)
 
 

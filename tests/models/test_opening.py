@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 import quantcore
 from quantcore.calibration import Calibrator, calibrate_files
 from quantcore.conversion import dequantize_checkpoint, quantize_checkpoint, quantize_model
-from quantcore.conversion.rules import UNWEIGHTED_TYPES
+from quantcore.conversion.rules import UNWEIGHTED_MODEL_TYPES
 from quantcore.errors import FileFormatError, InvalidTypeError, InvalidValueError
 from quantcore.ggml.formats import dequantize, quantize
 from quantcore.models import open_model
@@ -25,7 +25,7 @@ def normal(*shape: int, dtype: object = np.float32) -> np.ndarray:
     return np.random.default_rng([7, *shape]).standard_normal(shape).astype(dtype)
 
 
-@pytest.mark.parametrize("type_name", [t.name for t in UNWEIGHTED_TYPES])
+@pytest.mark.parametrize("type_name", [t.name for t in UNWEIGHTED_MODEL_TYPES])
 def test_gguf_of_every_type(type_name, tmp_path):
     values = normal(5, 512)
     save_file({"a.weight": values}, tmp_path / "x.safetensors")
