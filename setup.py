@@ -108,19 +108,39 @@ def extension(name: str, flags: list[str]) -> Extension:
     )
 
 
+def built_on_github() -> tuple[str, str] | None:
+    """The address of the repository that a build on GitHub is of, and its branch or tag; no other build knows one."""
+    server, repository, ref = (os.environ.get(f"GITHUB_{name}") for name in ("SERVER_URL", "REPOSITORY", "REF_NAME"))
+    return (f"{server}/{repository}", ref) if server and repository and ref else None
+
+
+def project_urls() -> dict[str, str]:
+    """The links beside the description on PyPI."""
+    if not (built := built_on_github()):
+        return {}
+    repository, ref = built
+    return {
+        "Source": repository,
+        "Documentation": f"{repository}/blob/{ref}/docs/index.md",
+        "Changelog": f"{repository}/blob/{ref}/CHANGELOG.md",
+        "Issues": f"{repository}/issues",
+    }
+
+
 def description() -> str:
     """README.md for PyPI, which has no files beside it: built on GitHub, it has the addresses of the files there."""
     text = Path("README.md").read_text(encoding="utf-8")
-    server, repository, ref = (os.environ.get(f"GITHUB_{name}") for name in ("SERVER_URL", "REPOSITORY", "REF_NAME"))
-    if not (server and repository and ref):
+    if not (built := built_on_github()):
         return text
-    at = {"!": f"{server}/{repository}/raw/{ref}", "": f"{server}/{repository}/blob/{ref}"}
+    repository, ref = built
+    at = {"!": f"{repository}/raw/{ref}", "": f"{repository}/blob/{ref}"}
     return re.sub(r"(!?)(\[[^]]*\])\((?!https?:|#)", lambda found: f"{found[1]}{found[2]}({at[found[1]]}/", text)
 
 
 setup(
     long_description=description(),
     long_description_content_type="text/markdown",
+    project_urls=project_urls(),
     ext_modules=cythonize(
         [extension("_core", CORE_FLAGS)] + [extension(f"_{level}", flags) for level, flags in LEVELS.items()],
         build_dir="build/cython",

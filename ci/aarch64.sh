@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The wheel for aarch64, cross-compiled with Clang (zig), and its bytes there: golden vectors and definitions, under QEMU.
-# Needs Debian's apt (an aarch64 Python and QEMU are unpacked from its packages, nothing is installed) and PyPI.
+# Needs apt, of Debian or Ubuntu (an aarch64 Python and QEMU are unpacked from Debian's packages, nothing is installed),
+# and PyPI.
 set -euo pipefail
 # shellcheck source=ci/common.sh
 source "$(dirname "$0")/common.sh"
@@ -12,15 +13,12 @@ TESTS=(tests/ggml/test_golden.py tests/blockwise/test_golden.py tests/blockwise/
 
 # The sources of packages of another architecture, beside the system's own state: apt-get update and download.
 unpack() { # ARCHITECTURE FOLDER PACKAGE...
-    local apt="$WORK/apt-$1" options
-    mkdir -p "$apt/state/lists/partial" "$apt/cache/archives/partial" "$apt/debs" "$2"
-    echo "deb [arch=$1 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian bookworm main" \
-        >"$apt/sources.list"
-    options=(-q -o "APT::Architecture=$1" -o "APT::Architectures::=$1" -o "Dir::State=$apt/state" -o "Dir::Cache=$apt/cache"
-        -o Dir::State::status=/dev/null -o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
-        -o APT::Sandbox::User=root)
-    apt-get "${options[@]}" update >"$WORK/log" || { cat "$WORK/log"; fail "apt-get update failed"; }
-    (cd "$apt/debs" && apt-get "${options[@]}" download "${@:3}" >"$WORK/log") || { cat "$WORK/log"; fail "no packages"; }
+    local apt="$WORK/apt-$1"
+    mkdir -p "$apt/debs" "$2"
+    own_apt "$apt" "deb [arch=$1 signed-by=$DEBIAN_KEYS] http://deb.debian.org/debian bookworm main"
+    APT+=(-o "APT::Architecture=$1" -o "APT::Architectures::=$1")
+    "${APT[@]}" update >"$WORK/log" || { cat "$WORK/log"; fail "apt-get update failed"; }
+    (cd "$apt/debs" && "${APT[@]}" download "${@:3}" >"$WORK/log") || { cat "$WORK/log"; fail "no packages"; }
     for package in "$apt"/debs/*.deb; do dpkg --extract "$package" "$2"; done
 }
 
@@ -55,6 +53,7 @@ copy_sources "$WORK/src"
 wheel=$(echo "$WORK"/dist/*.whl)
 [[ $(basename "$wheel") == *-cp311-abi3-manylinux_2_17_aarch64.whl ]] || fail "not the wheel that was asked for: $wheel"
 
+DEBIAN_KEYS=$(debian_keys)
 unpack arm64 "$WORK/root" "${PYTHON_PACKAGES[@]}"
 unpack "$(dpkg --print-architecture)" "$WORK/host" qemu-user-static
 for_aarch64=(--platform manylinux_2_28_aarch64 --platform manylinux_2_17_aarch64 --python-version 3.11 --only-binary=:all:)

@@ -44,6 +44,32 @@ PY
     )
 }
 
+# own_apt FOLDER [LINE]: apt-get as the array APT, with lists and packages in that folder, beside the system's state, and with
+# the sources of the system or those of a line of sources.list.
+own_apt() {
+    mkdir -p "$1/state/lists/partial" "$1/cache/archives/partial"
+    APT=(apt-get -q -o "Dir::State=$1/state" -o "Dir::Cache=$1/cache" -o Dir::State::status=/dev/null
+        -o APT::Sandbox::User=root)
+    if [ $# -gt 1 ]; then
+        echo "$2" >"$1/sources.list"
+        APT+=(-o "Dir::Etc::sourcelist=$1/sources.list" -o Dir::Etc::sourceparts=/dev/null)
+    fi
+}
+
+# The file with the keys of Debian's archive. Ubuntu has it in a package, which is unpacked, not installed.
+debian_keys() {
+    local file=/usr/share/keyrings/debian-archive-keyring.gpg folder="$WORK/keys"
+    if [ ! -e "$file" ]; then
+        own_apt "$folder"
+        "${APT[@]}" update >"$WORK/log" 2>&1 || { cat "$WORK/log" >&2; fail "apt-get update failed"; }
+        (cd "$folder" && "${APT[@]}" download debian-archive-keyring) >"$WORK/log" 2>&1 ||
+            { cat "$WORK/log" >&2; fail "there are no keys of Debian's archive"; }
+        dpkg --extract "$folder"/*.deb "$folder"
+        file=$folder$file
+    fi
+    echo "$file"
+}
+
 fail() {
     printf '%s\n' "$*" >&2
     exit 1

@@ -19,16 +19,14 @@ known_answers() {
 
 # apt-get with lists of its own, beside the system's state.
 make_python() {
-    local apt="$WORK/apt" options refused=("${LEFT_OUT[@]/#/py_cv_module_}")
-    mkdir -p "$apt/state/lists/partial" "$apt/cache/archives/partial" "$WORK/cpython"
-    echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie main" \
-        >"$apt/sources.list"
-    options=(-q -o "Dir::State=$apt/state" -o "Dir::Cache=$apt/cache" -o Dir::State::status=/dev/null
-        -o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null -o APT::Sandbox::User=root)
+    local keys refused=("${LEFT_OUT[@]/#/py_cv_module_}")
+    keys=$(debian_keys)
+    mkdir -p "$WORK/cpython"
+    own_apt "$WORK/apt" "deb-src [signed-by=$keys] http://deb.debian.org/debian trixie main"
     known_answers >"$WORK/config.site"
     cd "$WORK/cpython"
-    apt-get "${options[@]}" update
-    apt-get "${options[@]}" source --download-only python3.13
+    "${APT[@]}" update
+    "${APT[@]}" source --download-only python3.13
     tar -xf python3.13_*.orig.tar.xz --strip-components 1
     export CONFIG_SITE=$WORK/config.site
     ./configure -q --disable-gil --disable-test-modules --without-ensurepip --without-doc-strings OPT="-O0 -DNDEBUG" \

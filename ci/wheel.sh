@@ -18,6 +18,8 @@ copy_sources "$WORK/src"
 # What the wheel must hold: all of the package but the sources of the kernels. A wing or a data file that pyproject.toml
 # does not name would be missing from it.
 (cd "$WORK/src" && find quantcore -type f ! -name '*.pyx' ! -name '*.px[di]' ! -name '*.h' | sort) >"$WORK/wanted"
+# What the sdist must hold: all but what is for git, editors and services.
+(cd "$WORK/src" && find . -type f ! -path './.*' -printf '%P\n' | sort) >"$WORK/checkout"
 export GITHUB_SERVER_URL=https://example.org GITHUB_REPOSITORY=owner/name GITHUB_REF_NAME=v1
 python -m build --outdir "$WORK/dist" "$WORK/src" >"$WORK/log" 2>&1 || { cat "$WORK/log"; fail "the build failed"; }
 wheel=$(echo "$WORK"/dist/*.whl)
@@ -31,6 +33,8 @@ python ci/recompress.py "$wheel"
 abi3audit --strict --summary "$wheel"
 check-wheel-contents "$wheel"
 twine check --strict "$wheel" "$WORK"/dist/*.tar.gz
+tar -tzf "$WORK"/dist/*.tar.gz | cut -d / -f 2- | sort | comm -13 - "$WORK/checkout" >"$WORK/missing"
+[ ! -s "$WORK/missing" ] || fail "not in the sdist: $(paste -s -d ' ' "$WORK/missing")"
 if tar -xzOf "$WORK"/dist/*.tar.gz --wildcards '*/PKG-INFO' | grep -oE '\]\((docs/|[A-Z]+\.)[^)]*'; then
     fail "PyPI has no files beside the description: these links lead nowhere"
 fi

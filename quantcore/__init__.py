@@ -1,4 +1,4 @@
-"""Quantization for Python on the CPU: the same bytes as ggml, bitsandbytes and torch, as fast as memory allows."""
+"""Quantization for Python on the CPU: the same bytes as ggml, bitsandbytes and torch, from fast compiled kernels."""
 
 import importlib
 import sys
