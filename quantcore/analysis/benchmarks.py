@@ -21,6 +21,7 @@ from quantcore.analysis.generators import (
     generator_of,
 )
 from quantcore.analysis.sums import ErrorSums
+from quantcore.blockwise.codebooks import CODEBOOKS
 from quantcore.blockwise.quantize import (
     BLOCK_SIZE,
     dequantize_4bit,
@@ -56,7 +57,7 @@ FORMATS = {
     for t in UNWEIGHTED_TYPES
     if t.block_size > 1
 }
-for _name in ("int4", "nf4", "fp4"):
+for _name in CODEBOOKS:
     FORMATS[_name] = _BlockFormat(4, BLOCK_SIZE, partial(quantize_4bit, quant_type=_name), dequantize_4bit)
     FORMATS[f"{_name}-double"] = _BlockFormat(
         4, BLOCK_SIZE, partial(quantize_4bit_double, quant_type=_name), dequantize_4bit_double

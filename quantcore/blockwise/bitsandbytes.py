@@ -16,14 +16,17 @@ from numpy.typing import NDArray
 
 from quantcore._base import arguments, arrays
 from quantcore._base.text import brief, did_you_mean, shorten
-from quantcore.blockwise.codebooks import CODEBOOKS, check_block_size, dynamic_map
+from quantcore.blockwise.codebooks import BITSANDBYTES_CODES, CODEBOOKS, check_block_size, dynamic_map
 from quantcore.errors import InvalidTypeError, InvalidValueError
 from quantcore.files.strict_json import parse_text
 
 STATE_PREFIX = "quant_state.bitsandbytes__"
 DTYPES = ("float32", "float16", "bfloat16")
+"""What a weight may be decoded to."""
 _NESTED_KEYS = ("nested_blocksize", "nested_dtype", "nested_offset")
 _LINEAR_MAP = arrays.seal(np.arange(256, dtype=np.float32))
+_WORDS = {"quant_type": BITSANDBYTES_CODES, "dtype": DTYPES, "nested_dtype": ("float32",)}
+"""What the entries of a state that are names may be."""
 _MOST_STATE_BYTES = 1 << 20  # bitsandbytes writes some hundreds
 
 
@@ -51,8 +54,10 @@ class PackedState:
 
     def entries(self, name: str, *, state_bytes: int = 0) -> dict[str, NDArray[Any]]:
         """The arrays of a checkpoint, under the name of the weight; the JSON is padded with spaces to `state_bytes`."""
-        if self.quant_type not in ("nf4", "fp4"):
-            raise InvalidValueError(f"quant_type: bitsandbytes has nf4 and fp4, got {self.quant_type!r}")
+        if self.quant_type not in BITSANDBYTES_CODES:
+            raise InvalidValueError(
+                f"quant_type: bitsandbytes has {' and '.join(BITSANDBYTES_CODES)}, got {self.quant_type!r}"
+            )
         dtype = arguments.choice(self.dtype, "dtype", DTYPES)
         if not isinstance(name, str) or not name:
             raise InvalidValueError(f"name: expected the name of a weight, got {brief(name)}")
@@ -136,7 +141,9 @@ def _state_key(mapping: Mapping[str, Any], name: str | None) -> str:
     if name is None and len(weights) > 1:
         raise InvalidValueError(f"name: expected one of the {len(weights)} weights in the mapping, {brief(weights)}")
     if name is None or found:
-        raise InvalidValueError(f"{STATE_PREFIX}nf4 or {STATE_PREFIX}fp4: expected one, got {brief(found)}")
+        raise InvalidValueError(
+            f"{' or '.join(STATE_PREFIX + code for code in BITSANDBYTES_CODES)}: expected one, got {brief(found)}"
+        )
     raise InvalidValueError(f"name: the mapping has no 4-bit weight {brief(name)}{did_you_mean(name, weights)}")
 
 
@@ -159,7 +166,7 @@ def _state_of(array: NDArray[Any], name: str) -> dict[str, Any]:
     for key in ("quant_type", "blocksize", "dtype", "shape", *(_NESTED_KEYS if nested else ())):
         if key not in state:
             raise InvalidValueError(f"{name}: {key} is missing")
-    for key, allowed in (("quant_type", ("nf4", "fp4")), ("dtype", DTYPES), ("nested_dtype", ("float32",))):
+    for key, allowed in _WORDS.items():
         if key in state and (not isinstance(state[key], str) or state[key] not in allowed):
             raise InvalidValueError(f"{name}: {key} must be {' or '.join(allowed)}, got {brief(state[key])}")
     try:

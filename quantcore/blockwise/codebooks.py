@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from quantcore._base import arguments, arrays
 
 __all__ = [
+    "BITSANDBYTES_CODES",
     "CODEBOOKS",
     "Codebook",
     "check_block_size",
@@ -31,6 +32,7 @@ class Codebook:
     name: str
     id: int
     table: NDArray[np.float32]
+    is_in_bitsandbytes: bool = True
 
     @cached_property
     def midpoints(self) -> NDArray[np.float32]:
@@ -100,16 +102,7 @@ def _table(*values: float) -> NDArray[np.float32]:
 
 
 CODEBOOKS: dict[str, Codebook] = {
-    "int4": Codebook("int4", 0, _table(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1)),
-    "fp4": Codebook(
-        "fp4",
-        1,
-        _table(
-            0.0, 0.0052083334885537624, 0.6666666865348816, 1.0, 0.3333333432674408, 0.5, 0.1666666716337204, 0.25,
-            0.0, -0.0052083334885537624, -0.6666666865348816, -1.0, -0.3333333432674408, -0.5, -0.1666666716337204,
-            -0.25,
-        ),
-    ),
+    "int4": Codebook("int4", 0, _table(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1), False),
     "nf4": Codebook(
         "nf4",
         2,
@@ -119,5 +112,17 @@ CODEBOOKS: dict[str, Codebook] = {
             0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
         ),
     ),
+    "fp4": Codebook(
+        "fp4",
+        1,
+        _table(
+            0.0, 0.0052083334885537624, 0.6666666865348816, 1.0, 0.3333333432674408, 0.5, 0.1666666716337204, 0.25,
+            0.0, -0.0052083334885537624, -0.6666666865348816, -1.0, -0.3333333432674408, -0.5, -0.1666666716337204,
+            -0.25,
+        ),
+    ),
 }  # fmt: skip
 """The 4-bit codes by name."""
+
+BITSANDBYTES_CODES = tuple(code.name for code in CODEBOOKS.values() if code.is_in_bitsandbytes)
+"""The names of those that bitsandbytes has too, and that its checkpoints are stored in."""

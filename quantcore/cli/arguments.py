@@ -18,7 +18,6 @@ from quantcore.ggml.formats import supported_format
 PROGRAM = "quantcore"
 MAKE_DIGITS = f"{PROGRAM} demo -o digits"
 """The first line of the examples that need models."""
-CODES = ("nf4", "fp4")
 FLOAT_TYPES = ("F32", "F16", "BF16")
 STDOUT = "-"
 """What stands for standard output where a command can write to it."""

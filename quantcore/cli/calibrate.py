@@ -9,13 +9,13 @@ from quantcore import CalibrationResult, Calibrator, QuantMode
 from quantcore._base.text import brief, table
 from quantcore.calibration.files import calibrate_files
 from quantcore.calibration.omission import NAN_POLICIES
+from quantcore.calibration.results import METHODS
 from quantcore.calibration.state_files import merge_statistics, save_statistics, statistics_parts
 from quantcore.cli.arguments import PROGRAM, STDOUT, add_common, add_parser, regex
 from quantcore.cli.terminal import print_json, progress_bar, say, show
 from quantcore.errors import InvalidValueError
 from quantcore.files.disk import check_output
 
-METHODS = ("min_max", "moving_average", "percentile", "entropy", "mse")
 _PERCENTILE_FLAGS = ("lower", "upper")
 _DATA_FLAGS = (
     "method",

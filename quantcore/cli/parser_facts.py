@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from quantcore.cli.arguments import CODES, FLOAT_TYPES, float_type, supported_type
+from quantcore.blockwise.codebooks import BITSANDBYTES_CODES
+from quantcore.cli.arguments import FLOAT_TYPES, float_type, supported_type
 from quantcore.cli.quantize_arguments import file_type_or_code
 from quantcore.conversion.file_types import COPY, FILE_TYPES
 from quantcore.ggml import SUPPORTED_TYPES
 
 _WORDS_OF: dict[Callable[[str], Any], tuple[str, ...]] = {
-    file_type_or_code: (*FILE_TYPES, COPY, *CODES),
+    file_type_or_code: (*FILE_TYPES, COPY, *BITSANDBYTES_CODES),
     float_type: FLOAT_TYPES,
     supported_type: tuple(t.name for t in SUPPORTED_TYPES),
 }

@@ -4,8 +4,9 @@ import argparse
 from typing import Any
 
 from quantcore import BLOCK_SIZE
+from quantcore.blockwise.bitsandbytes import DTYPES
+from quantcore.blockwise.codebooks import BITSANDBYTES_CODES
 from quantcore.cli.arguments import (
-    CODES,
     MAKE_DIGITS,
     PROGRAM,
     add_common,
@@ -29,6 +30,7 @@ from quantcore.cli.quantize_arguments import (
 from quantcore.cli.terminal import progress_bar
 from quantcore.conversion import quantize_model
 from quantcore.conversion.file_types import COPY, FILE_TYPES
+from quantcore.conversion.four_bit_plan import STORAGE
 from quantcore.conversion.options import default_target
 from quantcore.conversion.to_bitsandbytes import quantize_checkpoint
 from quantcore.ggml import EFFORTS
@@ -62,7 +64,7 @@ def add_quantize(commands: Any) -> None:
     )
     parser.add_argument(
         "type", metavar="TYPE", nargs="?", type=file_type_or_code,
-        help=f"GGUF: {types}; safetensors: {', '.join(CODES)}",
+        help=f"GGUF: {types}; safetensors: {', '.join(BITSANDBYTES_CODES)}",
     )  # fmt: skip
     parser.add_argument("--pure", action="store_true", help="every quantized tensor gets the type, instead of a mix")
     parser.add_argument("--imatrix", metavar="FILE", help="importance matrix: GGUF, or llama-imatrix's older .dat")
@@ -125,11 +127,11 @@ def add_quantize(commands: Any) -> None:
         help="keep weights whose name matches; may be repeated",
     )  # fmt: skip
     codes.add_argument(
-        "--compute-dtype", metavar="DTYPE", choices=("float32", "float16", "bfloat16"),
+        "--compute-dtype", metavar="DTYPE", choices=DTYPES,
         help="bnb_4bit_compute_dtype: float32, float16 or bfloat16 (default: what the weights had)",
     )  # fmt: skip
     codes.add_argument(
-        "--quant-storage", metavar="DTYPE", choices=("uint8", "float16", "bfloat16", "float32"),
+        "--quant-storage", metavar="DTYPE", choices=tuple(STORAGE),
         help="the dtype under which the codes are stored (default: uint8)",
     )  # fmt: skip
     add_common(parser)
@@ -138,11 +140,11 @@ def add_quantize(commands: Any) -> None:
 
 def _quantize(options: argparse.Namespace) -> int:
     _take_words(options)
-    is_code = options.type in CODES
+    is_code = options.type in BITSANDBYTES_CODES
     for name in _CODE_FLAGS if not is_code else _GGUF_FLAGS:
         if getattr(options, name):
             flag = name.replace("_", "-")
-            options.error(f"--{flag} goes with {', '.join(CODES) if not is_code else 'GGUF types'} only")
+            options.error(f"--{flag} goes with {', '.join(BITSANDBYTES_CODES) if not is_code else 'GGUF types'} only")
     if options.include_weights and options.exclude_weights:
         options.error("--include-weights does not go with --exclude-weights")
     for name in ("include_weights", "exclude_weights"):
@@ -191,7 +193,7 @@ def _take_words(options: argparse.Namespace) -> None:
     except argparse.ArgumentTypeError as error:
         options.error(f"argument TYPE: {error}")
         raise
-    if name in CODES:
+    if name in BITSANDBYTES_CODES:
         options.error(f"{name} needs an output: a .safetensors file or a folder")
     options.type, options.output = name, default_target(options.input, name)
 

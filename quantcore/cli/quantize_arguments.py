@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from quantcore._base.text import brief, quote
-from quantcore.cli.arguments import CODES, natural, regex, supported_type
+from quantcore.blockwise.codebooks import BITSANDBYTES_CODES
+from quantcore.cli.arguments import natural, regex, supported_type
 from quantcore.conversion.file_types import COPY, as_file_type
 from quantcore.errors import FileFormatError, QuantcoreError
 from quantcore.files.disk import InputFile
@@ -53,7 +54,7 @@ def expand_overrides(given: Iterable[tuple[str, str] | OverrideFile]) -> list[tu
 
 def file_type_or_code(text: str) -> str:
     """A name of llama-quantize, COPY, or a 4-bit code of bitsandbytes."""
-    if text.lower() in CODES:
+    if text.lower() in BITSANDBYTES_CODES:
         return text.lower()
     if text.upper() == COPY:
         return COPY

@@ -7,7 +7,8 @@ from typing import Any
 from quantcore._base import arguments, arrays
 from quantcore._base.arrays import ELEMENT_TYPES
 from quantcore._base.text import quote
-from quantcore.blockwise.codebooks import check_block_size
+from quantcore.blockwise.bitsandbytes import DTYPES
+from quantcore.blockwise.codebooks import BITSANDBYTES_CODES, check_block_size
 from quantcore.conversion.checkpoint_plan import CheckpointPlan
 from quantcore.conversion.checkpoint_rules import Layout, decide
 from quantcore.errors import FileFormatError
@@ -19,8 +20,8 @@ from quantcore.models.quantized_sources import without_quantization
 from quantcore.models.transposed_weights import TransposedWeight
 from quantcore.safetensors.reader import Checkpoint, SafetensorsInfo
 
-_COMPUTE_DTYPES = ("float32", "float16", "bfloat16")
-_STORAGE = {"uint8": "U8", "float16": "F16", "bfloat16": "BF16", "float32": "F32"}
+STORAGE = {"uint8": "U8", "float16": "F16", "bfloat16": "BF16", "float32": "F32"}
+"""The dtypes that codes may be stored under, and safetensors' names of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +34,22 @@ class FourBitCode:
     quant_storage: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "quant_type", arguments.choice(self.quant_type, "quant_type", ("nf4", "fp4")))
+        object.__setattr__(self, "quant_type", arguments.choice(self.quant_type, "quant_type", BITSANDBYTES_CODES))
         object.__setattr__(self, "block_size", check_block_size(self.block_size, "block_size"))
         object.__setattr__(self, "double_quant", arguments.flag(self.double_quant, "double_quant"))
-        object.__setattr__(self, "quant_storage", arguments.choice(self.quant_storage, "quant_storage", _STORAGE))
+        object.__setattr__(self, "quant_storage", arguments.choice(self.quant_storage, "quant_storage", STORAGE))
 
     def job(self, tensor: SafetensorsInfo, layout: Layout) -> Job:
         """The job for a tensor."""
         if layout is Layout.KEPT:
             return KeptTensor(tensor)
         kind = TransposedWeight if layout is Layout.TRANSPOSED else QuantizedWeight
-        return kind(tensor, self.quant_type, self.block_size, self.double_quant, _STORAGE[self.quant_storage])
+        return kind(tensor, self.quant_type, self.block_size, self.double_quant, STORAGE[self.quant_storage])
 
 
 def check_compute_dtype(compute_dtype: str | None) -> str | None:
     """Refuse what bitsandbytes does not multiply in."""
-    return None if compute_dtype is None else arguments.choice(compute_dtype, "compute_dtype", _COMPUTE_DTYPES)
+    return None if compute_dtype is None else arguments.choice(compute_dtype, "compute_dtype", DTYPES)
 
 
 def plan_four_bits(
@@ -111,7 +112,7 @@ def _check_names(checkpoint: DecodedCheckpoint, jobs: dict[str, Job]) -> None:
 
 def _dtype_of(jobs: dict[str, Job]) -> str:
     """The dtype that most of the quantized weights have, in which transformers is to compute; it has no float64."""
-    sizes = dict.fromkeys(_COMPUTE_DTYPES, 0)
+    sizes = dict.fromkeys(DTYPES, 0)
     for job in jobs.values():
         if isinstance(job, QuantizedWeight):
             name = arrays.DTYPE_NAMES[ELEMENT_TYPES[job.source.dtype]]

@@ -12,6 +12,7 @@ from quantcore._base import arrays
 from quantcore._base.text import brief
 from quantcore.affine import QuantParams, dequantize_with_params, quantize_with_params
 from quantcore.affine.part_params import params_of_part
+from quantcore.blockwise.codebooks import CODEBOOKS
 from quantcore.errors import InvalidTypeError, InvalidValueError
 from quantcore.ggml import GGUFQuantType
 from quantcore.ggml.formats import dequantize as dequantize_blocks
@@ -23,7 +24,6 @@ from quantcore.ggml.types import GGMLType
 __all__ = ["dequantize", "quantize"]
 
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
-_NOT_LAZY = ("nf4", "fp4", "int4")
 T = TypeVar("T")
 
 
@@ -130,7 +130,7 @@ def _take(array: Any, name: str) -> Any:
 
 
 def _take_format(scheme: Any) -> GGMLType:
-    if isinstance(scheme, str) and scheme.lower() in _NOT_LAZY:
+    if isinstance(scheme, str) and scheme.lower() in CODEBOOKS:
         raise InvalidValueError(
             f"scheme: {scheme} has blocks that run over rows, and scales apart from the codes: use quantize_4bit on "
             "each matrix (dask.delayed), or quantcore.dask.quantize_checkpoint"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from quantcore._base.records import shown
 from quantcore.analysis.measures import sqnr_db
+from quantcore.blockwise.codebooks import BITSANDBYTES_CODES
 from quantcore.conversion import quantize_model
 from quantcore.conversion.file_types import name_of_pure
 from quantcore.conversion.rules import UNWEIGHTED_MODEL_TYPES, unweighted_model_type
@@ -30,7 +31,7 @@ __all__ = ["FormatEvaluation", "digits_test_set", "digits_weights", "evaluate_fo
 LAYERS = ("fc1", "fc2", "fc3")
 DEFAULT_FORMATS = tuple(sorted(UNWEIGHTED_MODEL_TYPES, key=lambda t: (-t.bits_per_weight, t.name != "F16")))
 """Every type that needs no importance matrix, the largest first."""
-FOUR_BIT_FORMATS = ("NF4", "FP4", "NF4-double", "FP4-double")
+FOUR_BIT_FORMATS = tuple(code.upper() + scales for scales in ("", "-double") for code in BITSANDBYTES_CODES)
 Weights = dict[str, NDArray[np.float32]]
 
 

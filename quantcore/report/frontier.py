@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcore.analysis.benchmarks import run_format_benchmark
+from quantcore.analysis.benchmarks import BLOCK_FORMATS, run_format_benchmark
 from quantcore.analysis.measures import sqnr_db
+from quantcore.blockwise.codebooks import BITSANDBYTES_CODES
 from quantcore.errors import InvalidValueError
 from quantcore.ggml.formats import UNWEIGHTED_TYPES, dequantize, quantize
 from quantcore.ggml.types import GGUFQuantType
@@ -18,7 +19,7 @@ __all__ = ["FormatPoint", "best_points", "format_points", "model_point"]
 
 _MOST_ELEMENTS = 1 << 18
 _SUPER_BLOCK = 256
-_FOUR_BIT = ("nf4", "nf4-double", "fp4", "fp4-double")
+_FOUR_BIT = tuple(name for name in BLOCK_FORMATS if name.split("-")[0] in BITSANDBYTES_CODES)
 
 
 class FormatPoint(NamedTuple):

@@ -21,7 +21,7 @@ from quantcore.affine.params import (
     code_range,
 )
 from quantcore.calibration.calibrator import Calibrator
-from quantcore.calibration.results import CalibrationMethod
+from quantcore.calibration.results import METHODS, CalibrationMethod
 from quantcore.errors import InvalidStateError, InvalidTypeError, InvalidValueError
 from quantcore.torch import _tensors, traced
 from quantcore.torch.functional import SMALLEST_SCALE, fake_quantize, learned, read_learned_params
@@ -31,7 +31,6 @@ __all__ = ["FakeQuantize"]
 
 _STATE_VERSION = 1
 _SWITCHES = ("is_fake_quant_enabled", "is_observer_enabled")
-_BY_NAME = ("min_max", "moving_average", "percentile", "entropy", "mse")
 
 
 class FakeQuantize(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
@@ -130,7 +129,7 @@ class FakeQuantize(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
 
     def _new_observer(self, observer: Any) -> Calibrator | None:
         if isinstance(observer, str):
-            observer = arguments.choice(observer, "observer", ("current", *_BY_NAME))
+            observer = arguments.choice(observer, "observer", ("current", *METHODS))
             if observer == "current":
                 return None
         if not isinstance(observer, str | CalibrationMethod):

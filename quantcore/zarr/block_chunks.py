@@ -15,19 +15,18 @@ from numpy.typing import NDArray
 
 from quantcore._base.text import brief
 from quantcore.blockwise import BLOCK_SIZE, Quantized4Bit, dequantize_4bit, quantize_4bit
-from quantcore.blockwise.codebooks import check_block_size
+from quantcore.blockwise.codebooks import CODEBOOKS, check_block_size
 from quantcore.errors import FileFormatError, InvalidTypeError, InvalidValueError
 from quantcore.ggml import GGUFQuantType, formats
 from quantcore.zarr.kernel_calls import ONE_THREAD, decoded_dtype
 from quantcore.zarr.metadata import VERSION, check_fields
 
-FOUR_BIT = ("int4", "nf4", "fp4")
 _F4 = np.dtype("<f4")
 
 
 @dataclass(frozen=True)
 class BlockChunks:
-    """How chunks become blocks: `format` is the name of a type of ggml, or one of `FOUR_BIT`."""
+    """How chunks become blocks: `format` is the name of a type of ggml, or one of `CODEBOOKS`."""
 
     format: str
     block_size: int
@@ -36,11 +35,11 @@ class BlockChunks:
     @classmethod
     def of(cls, format: Any, block_size: Any = None) -> Self:
         """From the arguments of a codec, checked."""
-        if isinstance(format, str) and format.lower() in FOUR_BIT:
+        if isinstance(format, str) and format.lower() in CODEBOOKS:
             size = check_block_size(BLOCK_SIZE if block_size is None else block_size, "block_size")
             return cls(format.lower(), size, _F4.itemsize + size // 2)
         if block_size is not None:
-            raise InvalidValueError(f"block_size: goes with {', '.join(FOUR_BIT)} only, got {brief(block_size)}")
+            raise InvalidValueError(f"block_size: goes with {', '.join(CODEBOOKS)} only, got {brief(block_size)}")
         layout = formats.unweighted_format(format, "format")
         return cls(layout.name, layout.block_size, layout.bytes_per_block)
 
@@ -50,7 +49,7 @@ class BlockChunks:
         name = configuration.get("format")
         if not isinstance(name, str):
             raise InvalidTypeError(f"format: expected the name of a format, got {brief(name)}")
-        is_four_bit = name in FOUR_BIT
+        is_four_bit = name in CODEBOOKS
         check_fields(configuration, {"version", "format", "block_size"} if is_four_bit else {"version", "format"})
         return cls.of(name, configuration["block_size"] if is_four_bit else None)
 
@@ -63,7 +62,7 @@ class BlockChunks:
     @property
     def is_four_bit(self) -> bool:
         """Whether it is a 4-bit format, whose blocks run over the whole chunk."""
-        return self.format in FOUR_BIT
+        return self.format in CODEBOOKS
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Refuse chunks that are not whole blocks."""
