@@ -148,7 +148,7 @@ cdef int64_t iq1_m_dequantize_tile(
     cdef int8_t staged[GRID_TILE * GRID_BLOCK]
     cdef const GridPoints* grid = points_of(TABLE.grids, GRID_IQ1)
     cdef int64_t i, bad = -1
-    cdef int k
+    cdef int part, k
     cdef uint32_t upper
     cdef uint64_t codes
     cdef const uint8_t* block
@@ -162,17 +162,18 @@ cdef int64_t iq1_m_dequantize_tile(
     quantcore_widen_halves(half, n, d)
     for i in range(n):
         block = data + i * IQ1_M_BYTES
-        codes = load64(block + 48)
-        for k in range(16):
-            # In eighths; the product is the same one, as both factors are exact.
-            upper = <uint32_t> (codes >> 16 * (k // 4) + 3 * (k % 4)) & 7
-            scales[16 * i + k] = d[i] * <float> (2 * upper + 1) * <float> 0.125
-        for k in range(32):
-            upper = block[32 + k // 2] >> 4 * (k % 2)
-            store_shifted(
-                load64(grid.values + 8 * (block[k] | (upper & 7) << 8)), upper >> 3 & 1,
-                staged + i * GRID_BLOCK + 8 * k,
-            )
+        for part in range(4):
+            upper = load16(block + 48 + 2 * part)
+            for k in range(4):
+                # In eighths; the product is the same one, as both factors are exact.
+                scales[16 * i + 4 * part + k] = d[i] * <float> (2 * (upper >> 3 * k & 7) + 1) * <float> 0.125
+        for part in range(8):
+            upper = load16(block + 32 + 2 * part)
+            for k in range(4):
+                store_shifted(
+                    load64(grid.values + 8 * (block[4 * part + k] | (upper >> 4 * k & 7) << 8)), upper >> 4 * k + 3 & 1,
+                    staged + i * GRID_BLOCK + 32 * part + 8 * k,
+                )
     scale_runs(staged, IQ1_CENTRE, scales, 16, n, y, ahead, stride)
     return bad
 
