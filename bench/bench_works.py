@@ -40,11 +40,16 @@ def cases() -> Iterator[tuple[str, str, str, int]]:
                         yield suite, work.title, library, n_threads
 
 
+def group(suite: str, title: str, n_threads: int) -> str:
+    """What is shown together: a work with its peers. A name that is changed has no earlier figures."""
+    return f"{suite}: {title}, {n_threads} threads"
+
+
 @pytest.mark.parametrize(("suite", "title", "library", "n_threads"), list(cases()))
 def test_speed(benchmark: Callable[..., object], suite: str, title: str, library: str, n_threads: int) -> None:
     work = full_size(suite)[title]
     call = work.ours(n_threads) if library == "quantcore" else work.peers[library](n_threads)
-    benchmark.group = f"{title}, {n_threads} threads"
+    benchmark.group = group(suite, title, n_threads)
     benchmark.pedantic(call, rounds=5, warmup_rounds=1)
     if benchmark.stats is not None:
         median = benchmark.stats.stats.median

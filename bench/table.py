@@ -8,6 +8,7 @@ import argparse
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
 
@@ -19,6 +20,20 @@ from bench.work import Work
 from quantcore._kernels import SUPPORTED_LEVELS
 
 HEAD = "| work | dtype | threads | level | Gelem/s | roofline | ratio to peers |\n|---|---|---|---|---|---|---|"
+
+
+PEERS = ("numpy", "torch", "bitsandbytes", "onnxruntime", "gguf")
+
+
+def versions() -> str:
+    """The versions of quantcore and of the peers that are installed."""
+    found = {"quantcore": quantcore.__version__}
+    for name in PEERS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # its columns are left out, too
+            continue
+    return ", ".join(map(" ".join, found.items()))
 
 
 def measured(work: Work, n_threads: int, rounds: int) -> dict[str, float]:
@@ -64,7 +79,8 @@ def main() -> None:
         environment = os.environ | {"QUANTCORE_ISA": level}
         result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         lines += result.stdout.splitlines()
-    text = f"{machine()}; {options.elements:,} elements, medians of {options.rounds} interleaved rounds.\n\n"
+    text = f"{machine()}; {options.elements:,} elements, medians of {options.rounds} interleaved rounds; "
+    text += f"{versions()}.\n\n"
     text += "\n".join([HEAD, *lines]) + "\n"
     print(text)
     if options.output:

@@ -43,15 +43,23 @@ def measured(text: str) -> dict[str, dict[str, float]]:
     return found
 
 
+def machine(text: str) -> str:
+    """The machine of the table that is shown, as the document names it below the heading."""
+    found = re.search(r"^## Works\n.*?^(\S[^,\n]*, \d+ CPUs),", text, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
 def place(ratio: float) -> float:
     """Where a ratio is on the logarithmic axis from 1 to 100."""
     return LEFT + WIDTH * log10(max(1.0, min(ratio, GREATEST))) / log10(GREATEST)
 
 
-def picture(ratios: dict[str, dict[str, float]]) -> str:
-    """The bars as SVG, readable on a light and on a dark page."""
+def picture(text: str) -> str:
+    """The bars as SVG, readable on a light and on a dark page, of the document's tables."""
+    ratios = measured(text)
     bars = [(f"{work}: {peer}", ratios[work][peer]) for work, peers in ROWS.items() for peer in peers]
-    height = TOP + STEP * len(bars) + 12
+    height = TOP + STEP * len(bars) + 32
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + 70} {height}" role="img" '
         'font-family="system-ui, sans-serif" font-size="12">',
@@ -63,7 +71,7 @@ def picture(ratios: dict[str, dict[str, float]]) -> str:
     ]
     for tick in (1, 3, 10, 30, 100):
         x = place(tick)
-        lines.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="46" y2="{height - 8}" stroke="#d1d9e0"/>')
+        lines.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="46" y2="{height - 28}" stroke="#d1d9e0"/>')
         lines.append(f'<text x="{x:.1f}" y="42" text-anchor="middle" fill="#59636e">{tick}&#215;</text>')
     for i, (label, ratio) in enumerate(bars):
         y = TOP + STEP * i
@@ -71,6 +79,7 @@ def picture(ratios: dict[str, dict[str, float]]) -> str:
         lines.append(f'<text x="{LEFT - 8}" y="{y + 12}" text-anchor="end" fill="#1f2328">{escape(label)}</text>')
         lines.append(f'<rect x="{LEFT}" y="{y}" width="{end - LEFT:.1f}" height="{BAR}" rx="2" fill="#0969da"/>')
         lines.append(f'<text x="{end + 6:.1f}" y="{y + 12}" fill="#1f2328">{ratio:g}&#215;</text>')
+    lines.append(f'<text x="16" y="{height - 10}" fill="#59636e">{escape(machine(text))}, {LEVEL}</text>')
     return "\n".join([*lines, "</svg>", ""])
 
 
@@ -78,7 +87,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the picture is stale")
     options = parser.parse_args()
-    drawn = picture(measured(TABLES.read_text()))
+    drawn = picture(TABLES.read_text())
     if PICTURE.exists() and PICTURE.read_text() == drawn:
         return 0
     if options.check:

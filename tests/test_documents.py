@@ -1,17 +1,22 @@
 """The documents name every type, and their tables are those of today."""
 
 import re
+import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import quantcore
-from ci import formats_table, layouts, speed_chart
+from ci import cli_reference, formats_table, layouts, misses, speed_chart
 from quantcore import isa
 from quantcore.cli import main
+from quantcore.cli.parser_facts import walk
+from quantcore.cli.program import _make_parser
 from quantcore.ggml import SUPPORTED_TYPES
 from quantcore.ggml.types import GGML_TYPES
+from tests.support.documents import IMPLIED, IMPORT, blocks, relative
 
 ROOT = Path(__file__).parents[1]
 CHOOSING = "docs/choosing.md"
@@ -46,11 +51,30 @@ def test_a_diagram_whose_bytes_moved_is_found(monkeypatch):
     assert layouts.PART.updated(text) != text
 
 
+def test_reference_of_the_command_line_is_that_of_the_parsers():
+    text = cli_reference.DOCUMENT.read_text()
+    assert cli_reference.PART.updated(text) == text, "stale: python -m ci.cli_reference"
+    [commands] = _make_parser()[0]._subparsers._group_actions
+    for command in walk(commands):
+        if command.name:
+            [section] = re.findall(rf"^##+ quantcore {command.name}\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
+            assert [name for flag in command.flags[1:] for name in flag.names if f"`{name}" not in section] == []
+
+
 def test_picture_of_speed_is_that_of_the_tables():
-    drawn = speed_chart.picture(speed_chart.measured(speed_chart.TABLES.read_text()))
+    drawn = speed_chart.picture(speed_chart.TABLES.read_text())
     assert speed_chart.PICTURE.read_text() == drawn, "stale: python -m ci.speed_chart"
     faster = speed_chart.TABLES.read_text().replace("ggml 4.3x", "ggml 9.9x")
-    assert speed_chart.picture(speed_chart.measured(faster)) != drawn
+    assert speed_chart.picture(faster) != drawn
+
+
+def test_what_misses_the_goals_is_told_of_the_tables(tmp_path, monkeypatch):
+    text = misses.DOCUMENT.read_text()
+    assert misses.PART.updated(text) == text, "stale: python -m ci.misses"
+    slower = tmp_path / "benchmarks.md"
+    slower.write_text(text.replace("ggml 4.3x", "ggml 0.5x"))
+    monkeypatch.setattr(misses, "DOCUMENT", slower)
+    assert "| Works | Q4_0 quantize | 0.5 (ggml, x86_64_v4, 2 threads, float32) |" in misses.part()
 
 
 def test_the_site_has_every_page_and_the_reference_every_name():
@@ -113,3 +137,38 @@ def test_the_types_of_readme_are_those_of_the_page():
 def test_readme_links_the_documents():
     text = (ROOT / "README.md").read_text()
     assert [path.name for path in (ROOT / "docs").glob("*.md") if f"(docs/{path.name})" not in text] == []
+
+
+BRINGS = {
+    "torch": {"torch", "ml_dtypes"},
+    "dask[array,distributed]": {"dask", "distributed"},
+    "faiss-cpu": {"faiss"},
+    "transformers": {"transformers", "safetensors", "huggingface_hub"},
+}
+"""What a requirement installs besides a package of its name, where that is imported by other names."""
+
+
+def installed_by(text: str) -> set[str]:
+    """The packages that the commands `pip install` of a page bring, with the extras of this project."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    found = {"numpy", "quantcore"}
+    for command in re.findall(r"`pip install ([^`]+)`", text):
+        for word in command.replace("'", "").split():
+            own = re.fullmatch(r"quantcore-quantization(?:\[([\w,]+)\])?", word)
+            wanted = [line for extra in (own[1] or "").split(",") if extra for line in extras[extra]] if own else [word]
+            for name in (re.match(r"[\w-]+(\[[\w,]+\])?", requirement)[0] for requirement in wanted):
+                found |= {name} | BRINGS.get(name, set())
+    return found
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "docs" / "how_to.md", *(ROOT / "docs" / "tutorials").glob("*.md")], ids=relative
+)
+def test_a_page_says_how_to_install_what_it_imports(page):
+    text = page.read_text()
+    python = "\n".join(block for _, language, block in blocks(page) if language == "python")
+    needed = set(IMPORT.findall(python)) - sys.stdlib_module_names
+    needed |= {package for call, packages in IMPLIED.items() if call in python for package in packages}
+    needed -= {"bitsandbytes"} if "nf4" not in text else set()  # only such checkpoints need it
+    needed |= {"huggingface_hub"} if re.search(r"\bhf download", text) else set()
+    assert needed - installed_by(text) == set()
