@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from quantcore.torch import Linear4bit
+from quantcore.torch import merge_qlora, prepare_qlora
 
 VOCABULARY, LENGTH, WIDTH, HEADS = 24, 12, 64, 4
 BATCH_SIZE = 32
@@ -87,20 +87,11 @@ def accuracy(model: nn.Module, task: Task) -> float:
         return float((model(tokens).argmax(-1) == task(tokens)).float().mean())
 
 
-def each_linear(model: Transformer, replacement: Callable[[nn.Module], nn.Module]) -> Transformer:
-    """A copy of the model with the linear layers of its blocks replaced."""
-    model = copy.deepcopy(model)
-    for block in model.blocks:
-        for name in ("query_key_value", "mix", "up", "down"):
-            setattr(block, name, replacement(getattr(block, name)))
-    return model
-
-
 def quantized(base: Transformer, rank: int) -> Transformer:
-    """The base in NF4 with double quantization; only adapters of that rank, if any, can be trained."""
-    model = copy.deepcopy(base).requires_grad_(False)
-    options = {"quant_type": "nf4", "scale_code": "dynamic", "rank": rank, "alpha": 16.0}
-    return each_linear(model, lambda linear: Linear4bit.from_linear(linear, **options))
+    """The base in NF4 with double quantization, but for its head; only adapters of that rank, if any, can be trained."""
+    model = copy.deepcopy(base)
+    prepare_qlora(model, scale_code="dynamic", exclude=["head"], rank=rank, alpha=16.0)
+    return model
 
 
 def block_bytes(model: Transformer) -> int:
@@ -117,7 +108,8 @@ def main(steps: int) -> int:
     frozen, adapted, tuned = quantized(base, 0), quantized(base, RANK), copy.deepcopy(base)
     train(adapted, in_cipher, steps, 3e-3)
     train(tuned, in_cipher, steps, 3e-3)
-    merged = each_linear(adapted, Linear4bit.merge)
+    merged = copy.deepcopy(adapted)
+    merge_qlora(merged)
     models = {
         "float base": base,
         "NF4 base": frozen,

@@ -1,5 +1,6 @@
 """Which modules of a model can be prepared, and which have weights that stay as they are, by name and reason."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from torch import nn
@@ -10,7 +11,7 @@ from quantcore.torch.fake_quantizer import FakeQuantize
 from quantcore.torch.hooked_weights import fake_quant_of, weight_hook
 from quantcore.torch.layer_table import prepared_types
 
-__all__ = ["Skipped", "is_supported", "skipped_modules", "supported_text"]
+__all__ = ["Skipped", "is_supported", "modules_with_matrices", "skipped_modules", "supported_text"]
 
 _REASONS = (
     ("max_norm", "its forward pass changes the weight (max_norm)"),
@@ -20,7 +21,7 @@ _REASONS = (
 
 @shown()
 class Skipped(NamedTuple):
-    """A module with weights that `prepare_qat` left as they are.
+    """A module with weights that `prepare_qat` or `prepare_qlora` left as they are.
 
     Attributes
     ----------
@@ -59,16 +60,21 @@ def is_prepared(module: nn.Module) -> bool:
     return isinstance(module, tuple(prepared_types().values())) or fake_quant_of(module) is not None
 
 
+def modules_with_matrices(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that have a matrix of their own, or one that is computed, by their first qualified names."""
+    for name, module in model.named_modules():
+        has_matrix = any(p is not None and p.ndim > 1 for p in module._parameters.values())
+        if (has_matrix or _is_computed(module)) and ".parametrizations" not in f".{name}":
+            yield name, module
+
+
 def skipped_modules(model: nn.Module) -> tuple[Skipped, ...]:
     """The modules that have a matrix of their own and cannot be prepared."""
-    found = []
-    for name, module in model.named_modules():
-        if is_prepared(module) or is_supported(module) or ".parametrizations" in f".{name}":
-            continue
-        is_computed = "parametrizations" in module._modules
-        if is_computed or any(p is not None and p.ndim > 1 for p in module._parameters.values()):
-            found.append(Skipped(name, type(module).__name__, _reason_for(module, is_computed)))
-    return tuple(found)
+    return tuple(
+        Skipped(name, type(module).__name__, _reason_for(module))
+        for name, module in modules_with_matrices(model)
+        if not is_prepared(module) and not is_supported(module)
+    )
 
 
 def supported_text() -> str:
@@ -76,8 +82,12 @@ def supported_text() -> str:
     return ", ".join(kind.__name__ for kind in prepared_types())
 
 
-def _reason_for(module: nn.Module, is_computed: bool) -> str:
-    if is_computed or {"weight_g", "weight_orig"} & module._parameters.keys():
+def _is_computed(module: nn.Module) -> bool:
+    return "parametrizations" in module._modules
+
+
+def _reason_for(module: nn.Module) -> str:
+    if _is_computed(module) or {"weight_g", "weight_orig"} & module._parameters.keys():
         return "its weight is computed from other parameters, though not by parametrizations or by one hook alone"
     for name, reason in _REASONS:
         if type(module) in prepared_types() and getattr(module, name, None):

@@ -1,4 +1,4 @@
-"""Which layer takes the place of which: in training, and afterwards with a quantized weight."""
+"""Which layer takes the place of which: in training, afterwards with a quantized weight, and with 4 bits for QLoRA."""
 
 import sys
 from collections.abc import Mapping
@@ -7,8 +7,9 @@ from importlib import import_module
 from torch import nn
 
 from quantcore.torch import layers, layers_transposed
+from quantcore.torch.linear4bit import Linear4bit
 
-__all__ = ["converted_types", "output_axis", "prepared_types"]
+__all__ = ["converted_types", "four_bit_types", "output_axis", "prepared_types"]
 
 _PREPARED: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: layers.QatLinear,
@@ -32,6 +33,7 @@ _CONVERTED: dict[type[nn.Module], type[nn.Module]] = {
     layers.QatEmbedding: layers.QuantizedEmbedding,
     layers.QatEmbeddingBag: layers.QuantizedEmbeddingBag,
 }
+_FOUR_BIT: dict[type[nn.Module], type[Linear4bit]] = {nn.Linear: Linear4bit}
 _TRANSPOSED: list[type[nn.Module]] = [nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d]
 
 
@@ -47,6 +49,12 @@ def converted_types() -> Mapping[type[nn.Module], type[nn.Module]]:
     return _CONVERTED
 
 
+def four_bit_types() -> Mapping[type[nn.Module], type[Linear4bit]]:
+    """For each linear layer, the layer of 4 bits with adapters."""
+    _add_transformers()
+    return _FOUR_BIT
+
+
 def output_axis(module: nn.Module) -> int:
     """The axis of the weight that counts output channels, or the rows of an embedding."""
     return int(isinstance(module, tuple(_TRANSPOSED)))
@@ -59,3 +67,4 @@ def _add_transformers() -> None:
         _TRANSPOSED.append(more.Conv1D)
         _PREPARED[more.Conv1D] = more.QatConv1D
         _CONVERTED[more.QatConv1D] = more.QuantizedConv1D
+        _FOUR_BIT[more.Conv1D] = more.Conv1D4bit

@@ -158,15 +158,20 @@ class Linear4bit(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
         -------
         Linear4bit
         """
-        if not isinstance(linear, nn.Linear):
-            raise InvalidTypeError(f"linear: expected a torch.nn.Linear, got {type(linear).__name__}")
-        weight = _tensors.take_floats(linear.weight, "linear.weight")
+        weight = cls._take_weight(linear)
         q: Record
         if scale_code is None:
             q = quantize_4bit(weight, block_size=block_size, quant_type=quant_type)
         else:
             q = quantize_4bit_double(weight, block_size=block_size, quant_type=quant_type, scale_code=scale_code)
         return cls.from_quantized(q, linear.bias, rank=rank, alpha=alpha, dropout=dropout)
+
+    @classmethod
+    def _take_weight(cls, linear: Any) -> torch.Tensor:
+        """The weight of a float layer, checked, of shape (out_features, in_features)."""
+        if not isinstance(linear, nn.Linear):
+            raise InvalidTypeError(f"linear: expected a torch.nn.Linear, got {type(linear).__name__}")
+        return _tensors.take_floats(linear.weight, "linear.weight")
 
     @classmethod
     def from_quantized(

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,21 +14,15 @@ from quantcore._base import arguments
 from quantcore._base.text import brief
 from quantcore.affine.params import QuantGranularity, QuantParams
 from quantcore.affine.tensor import QuantizedTensor, quantize_with_params
-from quantcore.errors import InvalidTypeError, InvalidValueError
+from quantcore.errors import InvalidTypeError
 from quantcore.torch import _tensors
 from quantcore.torch.batch_norm import fold_batch_norms
-from quantcore.torch.coverage import (
-    Skipped,
-    is_parametrized,
-    is_prepared,
-    is_supported,
-    skipped_modules,
-    supported_text,
-)
+from quantcore.torch.coverage import is_parametrized, is_prepared, is_supported, skipped_modules, supported_text
 from quantcore.torch.fake_quantizer import FakeQuantize
 from quantcore.torch.hooked_weights import add_fake_quant, compute_weight, fake_quant_of, remove_hook, weight_hook
 from quantcore.torch.layer_table import converted_types, output_axis, prepared_types
 from quantcore.torch.layers import QuantizedWeight
+from quantcore.torch.replacing import check_model, read_modules, replace_modules, warn_of_skipped
 
 __all__ = ["convert", "prepare_qat"]
 
@@ -56,7 +50,8 @@ def prepare_qat(
         The prototype that is copied for the input of every layer except embeddings. None: inputs are not quantized.
     modules : iterable of types or of names, optional
         Which layers: types among Linear, Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d, Embedding, EmbeddingBag
-        and transformers' Conv1D, or qualified names. None: all of these types. Subclasses of them are left alone, as
+        and transformers' Conv1D, or names: qualified ones, or what they end in from a dot on ("fc1" for all layers of
+        that name). None: all of these types. Subclasses of them are left alone, as
         are embeddings with `max_norm` or sparse gradients. Weights that `torch.nn.utils.parametrizations` compute, as
         weight_norm does, are fake-quantized as they come out, and so are those that one hook of the older
         `torch.nn.utils.weight_norm`, `spectral_norm` or `prune` computes.
@@ -81,8 +76,7 @@ def prepare_qat(
     TypeError
         A requested layer or type is not supported; an argument has another type.
     """
-    if not isinstance(model, nn.Module):
-        raise InvalidTypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    check_model(model)
     for name, prototype in (("weight", weight), ("activation", activation)):
         if prototype is not None and not isinstance(prototype, FakeQuantize):
             raise InvalidTypeError(f"{name}: expected a quantcore.torch.FakeQuantize, got {brief(prototype)}")
@@ -92,7 +86,10 @@ def prepare_qat(
         fold_batch_norms(model)
     chosen = _choose_modules(model, modules)
     skipped = skipped_modules(model)
-    _warn(model, chosen, skipped if modules is None else ())
+    if modules is None and skipped:
+        warn_of_skipped("prepare_qat", skipped)
+    elif not chosen and not any(is_prepared(module) for module in model.modules()):
+        warnings.warn(f"prepare_qat: the model has no {supported_text()}: nothing was prepared", stacklevel=2)
     names = {module: name for name, module in model.named_modules()}
     of_parameters: dict[tuple[int, int], FakeQuantize] = {}
 
@@ -129,19 +126,9 @@ def prepare_qat(
             twin.register_forward_pre_hook(_fake_quantize_input, with_kwargs=True)
         return twin
 
-    model = _replace(model, prepare_module)
+    model = replace_modules(model, prepare_module)
     model.__dict__["skipped"] = skipped  # a plain attribute, of no interest to torch
     return model
-
-
-def _warn(model: nn.Module, chosen: set[nn.Module], skipped: tuple[Skipped, ...]) -> None:
-    """Say what stays as it is, in one line."""
-    if skipped:
-        listed = ", ".join(f"{entry.name or 'the model'} ({entry.kind})" for entry in skipped[:8])
-        more = f" and {len(skipped) - 8} more" if len(skipped) > 8 else ""
-        warnings.warn(f"prepare_qat: left as they are: {listed}{more}; see the model's `skipped`", stacklevel=3)
-    elif not chosen and not any(is_prepared(module) for module in model.modules()):
-        warnings.warn(f"prepare_qat: the model has no {supported_text()}: nothing was prepared", stacklevel=3)
 
 
 def convert(model: nn.Module, *, fold_batch_norm: bool = False) -> nn.Module:
@@ -166,8 +153,7 @@ def convert(model: nn.Module, *, fold_batch_norm: bool = False) -> nn.Module:
     UserWarning
         No layer was prepared, so that all weights stay floats.
     """
-    if not isinstance(model, nn.Module):
-        raise InvalidTypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    check_model(model)
     if arguments.flag(fold_batch_norm, "fold_batch_norm"):
         fold_batch_norms(model)
     known = tuple(converted_types().values())
@@ -193,7 +179,7 @@ def convert(model: nn.Module, *, fold_batch_norm: bool = False) -> nn.Module:
         twin.weight_quantized = weights[key]
         return twin
 
-    model = _replace(model, convert_module)
+    model = replace_modules(model, convert_module)
     for module in model.modules():
         if isinstance(module, FakeQuantize):
             module.disable_observer()
@@ -247,33 +233,18 @@ def _params(parameter: nn.Parameter, fake_quant: FakeQuantize) -> QuantParams:
 
 def _choose_modules(model: nn.Module, modules: Iterable[type[nn.Module] | str] | None) -> set[nn.Module]:
     """The layers to replace; every name that was requested must be one of them."""
-    known = prepared_types()
-    types, names = set(known), set()
-    if modules is not None:
-        if isinstance(modules, str | type):
-            raise InvalidTypeError(f"modules: expected types or names in a list or tuple, got {brief(modules)}")
-        modules = list(modules)
-        types = {wanted for wanted in modules if isinstance(wanted, type)}
-        names = {wanted for wanted in modules if isinstance(wanted, str)}
-        unsupported = [wanted for wanted in modules if not isinstance(wanted, str) and wanted not in known]
-        if unsupported:
-            raise InvalidTypeError(f"modules: expected {supported_text()} or names, got {brief(unsupported[0])}")
-    chosen = set()
-    found = dict(model.named_modules(remove_duplicate=False))
-    for name in sorted(names):
-        if name not in found:
-            raise InvalidValueError(f"modules: the model has no module {name!r}")
-        if not is_supported(found[name]):
-            kind = type(found[name]).__name__
-            raise InvalidTypeError(
-                f"modules: {name!r} is a {kind} that cannot be replaced; supported: {supported_text()}"
-            )
-        chosen.add(found[name])
-    return chosen | {
+    types, named = read_modules(
+        model,
+        modules,
+        prepared_types(),
+        lambda module: "" if is_supported(module) else f"supported: {supported_text()}",
+    )
+    of_types = {
         module
-        for module in found.values()
+        for module in model.modules()
         if parametrize.type_before_parametrizations(module) in types and is_supported(module)
-    } - {module for module in found.values() if is_prepared(module)}
+    }
+    return {module for module in named | of_types if not is_prepared(module)}
 
 
 def _build_twin(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
@@ -282,20 +253,6 @@ def _build_twin(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
     for name, value in vars(module).items():
         twin.__dict__[name] = value.copy() if isinstance(value, dict) else value
     return twin
-
-
-def _replace(model: nn.Module, replacement: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
-    """Replace modules by what `replacement` returns unless it is None; a shared module gets one shared replacement."""
-    made: dict[nn.Module, nn.Module] = {}
-    for module in list(model.modules()):
-        twin = replacement(module)
-        if twin is not None:
-            made[module] = twin
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is not None and child in made:
-                parent._modules[name] = made[child]
-    return made.get(model, model)
 
 
 def _fake_quantize_input(

@@ -18,8 +18,11 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Collection
 from typing import Any
 
+KEPT = "transformers keeps it: tied, the output, or in float32"
+"""Why a linear layer is none of 4 bits."""
 _MULTIPLIED_BY_HAND = {
     ("MultiheadAttention", "out_proj"),
     *(("WavLMAttention", name) for name in ("q_proj", "k_proj", "v_proj", "out_proj")),
@@ -49,8 +52,8 @@ def describe(folder: str, tensors: dict[str, list[int]]) -> dict[str, Any]:
     import transformers
 
     model = _build(folder, torch, transformers)
-    skipped = sorted(_skipped(model))
-    becomes_linear = _linear_modules(model, skipped, torch)
+    skipped = sorted(find_skipped(model))
+    becomes_linear = find_linear(model, skipped)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     renamed = _rename(model, list(tensors))
     found = {name: _find(model, parameters, becomes_linear, *renamed[name], tensors[name]) for name in tensors}
@@ -82,15 +85,16 @@ def _untied() -> Any:
     return no_tie_weights()
 
 
-def _skipped(model: Any) -> set[str]:
+def find_skipped(model: Any) -> set[str]:
     """The modules that transformers leaves out of its own accord: tied ones, the head, those kept in float32."""
     from transformers.quantizers.base import HfQuantizer
 
     return set(HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules))
 
 
-def _linear_modules(model: Any, skipped: list[str], torch: Any) -> dict[str, str]:
-    """The modules that become 4-bit layers, each with its kind."""
+def find_linear(model: Any, skipped: Collection[str]) -> dict[str, str]:
+    """The modules that become 4-bit layers, each with its kind; `skipped` are not among them."""
+    import torch
     from transformers.pytorch_utils import Conv1D
 
     def kind(module: Any) -> str:
@@ -177,7 +181,7 @@ def _find(
     if module_name in linear and leaf == "weight":
         return linear[module_name], module_name, kind
     if kind in ("Linear", "Conv1D") and leaf == "weight":
-        return "kept", module_name, "transformers keeps it: tied, the output, or in float32"
+        return "kept", module_name, KEPT
     return "kept", module_name, f"{leaf} of {kind}" if leaf != "weight" else kind
 
 
