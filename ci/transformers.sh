@@ -19,7 +19,7 @@ cd "$WORK/run"
 pip install 'transformers==5.24.*' accelerate peft compressed-tensors sentence-transformers
 QUANTCORE_REQUIRE_PEERS=1 pytest -q -p no:cacheprovider --full tests/test_onnx.py tests/embeddings \
     tests/conversion/test_{transformers_parity,coded_peers}.py \
-    tests/torch/test_{export,onnx_export,peft_adapters,more_layers}.py
+    tests/torch/test_{export,onnx_export,peft_adapters,more_layers,qlora_transformers}.py
 QUANTCORE_REQUIRE_PEERS=all pytest -q -p no:cacheprovider --full tests/test_documented_examples.py
 
 # llama.cpp's own converter needs 4.57, and brings a `gguf` of its own, which stays out of the environment.

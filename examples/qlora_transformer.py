@@ -88,7 +88,7 @@ def accuracy(model: nn.Module, task: Task) -> float:
 
 
 def quantized(base: Transformer, rank: int) -> Transformer:
-    """The base in NF4 with double quantization, but for its head; only adapters of that rank, if any, can be trained."""
+    """The base in NF4 with double quantization, without its head; only adapters of that rank, if any, are trained."""
     model = copy.deepcopy(base)
     prepare_qlora(model, scale_code="dynamic", exclude=["head"], rank=rank, alpha=16.0)
     return model

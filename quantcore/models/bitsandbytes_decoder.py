@@ -12,12 +12,12 @@ from quantcore._base.text import shorten
 from quantcore.blockwise.bitsandbytes import STATE_PREFIX, PackedState, unpack
 from quantcore.blockwise.decoding import decode_into
 from quantcore.blockwise.quantize import record_of
-from quantcore.blockwise.records import DoubleQuantized4Bit
+from quantcore.blockwise.records import DoubleQuantized4Bit, Quantized4Bit
 from quantcore.errors import FileFormatError, InvalidTypeError, InvalidValueError
 from quantcore.models.decoders import Bytes, Decoder
 from quantcore.safetensors.reader import Checkpoint, SafetensorsInfo
 
-__all__ = ["BitsandbytesDecoder", "load_state", "packed_weights", "state_names"]
+__all__ = ["BitsandbytesDecoder", "load_record", "load_state", "packed_weights", "state_names"]
 
 _STATE_PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
 _NUMPY = {"U8": np.uint8, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
@@ -50,9 +50,31 @@ def load_state(
     FileFormatError
         An entry is missing or contradicts another one.
     """
+    state, record = _load(checkpoint, tensors, weight, parts, reads_codes=False)
+    return state, record.decoded_scales() if isinstance(record, DoubleQuantized4Bit) else record.scales
+
+
+def load_record(
+    checkpoint: Checkpoint, tensors: Mapping[str, SafetensorsInfo], weight: str, parts: set[str]
+) -> Quantized4Bit | DoubleQuantized4Bit:
+    """A packed weight with its state, checked.
+
+    Raises
+    ------
+    FileFormatError
+        An entry is missing or contradicts another one.
+    """
+    return _load(checkpoint, tensors, weight, parts, reads_codes=True)[1]
+
+
+def _load(
+    checkpoint: Checkpoint, tensors: Mapping[str, SafetensorsInfo], weight: str, parts: set[str], *, reads_codes: bool
+) -> tuple[PackedState, Quantized4Bit | DoubleQuantized4Bit]:
     if weight not in tensors:
         raise FileFormatError(f"{checkpoint.path}: {shorten(weight)}: missing (the packed codes)")
     mapping: dict[str, NDArray[Any]] = {weight: np.empty(tensors[weight].nbytes, np.uint8)}
+    if reads_codes:
+        checkpoint.read_into(tensors[weight], 0, mapping[weight])
     for name in parts:
         info = tensors[name]
         if info.dtype not in _NUMPY:
@@ -64,11 +86,9 @@ def load_state(
         mapping[name] = _widen(array) if info.dtype in ("F16", "BF16") else array
     try:
         state = unpack(mapping)
-        record = record_of(state, borrows=True)  # of codes that were not even read
+        return state, record_of(state, borrows=True)  # nothing else has these arrays
     except (InvalidValueError, InvalidTypeError) as error:
         raise FileFormatError(f"{checkpoint.path}: {error}") from None
-    scales = record.decoded_scales() if isinstance(record, DoubleQuantized4Bit) else record.scales
-    return state, scales
 
 
 class BitsandbytesDecoder(Decoder):

@@ -20,6 +20,7 @@ from quantcore.torch.matmul import matmul_4bit
 from quantcore.torch.peft_adapters import save_peft_adapter
 from quantcore.torch.qat import convert, prepare_qat
 from quantcore.torch.qlora import merge_qlora, prepare_qlora
+from quantcore.torch.qlora_checkpoint import load_qlora
 from quantcore.torch.switches import disable_fake_quant, disable_observer, enable_fake_quant, enable_observer
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "fake_quantize",
     "fake_quantize_learned",
     "fold_batch_norms",
+    "load_qlora",
     "matmul_4bit",
     "merge_qlora",
     "prepare_qat",

@@ -10,19 +10,13 @@ from torch import nn
 from quantcore._base.text import brief
 from quantcore.blockwise.quantize import BLOCK_SIZE
 from quantcore.errors import InvalidTypeError, InvalidValueError
-from quantcore.torch.coverage import Skipped, modules_with_matrices
 from quantcore.torch.layer_table import four_bit_types
 from quantcore.torch.linear4bit import Linear4bit
 from quantcore.torch.linear_rules import find_customs, find_obstacles
-from quantcore.torch.replacing import check_model, find_named, read_modules, replace_modules, warn_of_skipped
+from quantcore.torch.qlora_layers import check_adapters, find_adapted, find_holders, find_left, hand_on, put_in_place
+from quantcore.torch.replacing import check_model, read_modules, replace_modules, warn_of_skipped
 
 __all__ = ["merge_qlora", "prepare_qlora"]
-
-_CARRIED = (
-    "training", "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook",
-)  # fmt: skip
-"""What a layer hands on to the one that takes its place."""
 
 
 def prepare_qlora(
@@ -106,38 +100,28 @@ def prepare_qlora(
     check_model(model)
     quantization: dict[str, Any] = {"quant_type": quant_type, "block_size": block_size, "scale_code": scale_code}
     adaptation: dict[str, Any] = {"rank": rank, "alpha": alpha, "dropout": dropout}
-    with torch.device("meta"):  # checks the options, and draws no random numbers
-        Linear4bit(1, 1, **quantization, **adaptation)
-    if adapters is not None and not rank:
-        raise InvalidValueError("rank: expected an integer >= 1 for layers with adapters, got 0")
+    check_adapters(adapters, **quantization, **adaptation)
     obstacles = find_obstacles(model)
     types, named = read_modules(model, modules, four_bit_types(), lambda module: obstacles.get(module, ""))
-    excluded = {module for found in _find_holders(model, exclude, "exclude") for module in found[1]}
+    excluded = {module for found in find_holders(model, exclude, "exclude") for module in found[1]}
     customs = find_customs(model)
     reasons = customs | obstacles | dict.fromkeys(excluded, "excluded")
     chosen = {m for m in model.modules() if type(m) in types and m not in reasons} | (named - excluded)
-    adapted = chosen if adapters is None else _find_adapted(model, adapters, chosen)
+    adapted = chosen if adapters is None else find_adapted(model, adapters, chosen)
 
     made: dict[nn.Module, nn.Module] = {}
     for name, module in model.named_modules():
         if module in chosen:
             options = quantization | (adaptation if module in adapted else {})
-            made[module] = _hand_on(module, _quantize(module, f"{name}.weight".lstrip("."), options))
-    left = {
-        module: Skipped(name, type(module).__name__, reasons.get(module, "not among the modules asked for"))
-        for name, module in modules_with_matrices(model)
-        if module not in chosen and not isinstance(module, Linear4bit)
-    }
+            made[module] = hand_on(module, _quantize(module, f"{name}.weight".lstrip("."), options))
+    left = find_left(model, made, reasons, "not among the modules asked for")
     linear = tuple(four_bit_types())
     unusual = [left[m] for m in left if isinstance(m, linear) and m not in customs and m not in excluded]
     if modules is None and unusual:
         warn_of_skipped("prepare_qlora", unusual)
     elif not any(isinstance(module, Linear4bit) for module in (*made.values(), *model.modules())):
         warnings.warn("prepare_qlora: no layer becomes 4 bits; see the model's `skipped`", stacklevel=2)
-    model = replace_modules(model, made.get)
-    _freeze(model)
-    model.__dict__["skipped"] = tuple(left.values())  # a plain attribute, of no interest to torch
-    return model
+    return put_in_place(model, made, left.values())
 
 
 def merge_qlora(model: nn.Module, *, dtype: torch.dtype | None = None) -> nn.Module:
@@ -176,25 +160,9 @@ def merge_qlora(model: nn.Module, *, dtype: torch.dtype | None = None) -> nn.Mod
     def merge_module(module: nn.Module) -> nn.Module | None:
         if not isinstance(module, Linear4bit):
             return None
-        return _hand_on(module, module.merge().to(target).requires_grad_(False))
+        return hand_on(module, module.merge().to(target).requires_grad_(False))
 
     return replace_modules(model, merge_module)
-
-
-def _find_holders(model: nn.Module, names: Iterable[str], parameter: str) -> list[tuple[str, set[nn.Module]]]:
-    """For each name, the modules that it stands for with all that is in them."""
-    found = find_named(model, names, parameter)
-    return [(name, {m for holder in named.values() for m in holder.modules()}) for name, named in found.items()]
-
-
-def _find_adapted(model: nn.Module, adapters: Iterable[str], chosen: set[nn.Module]) -> set[nn.Module]:
-    """The chosen layers that get adapters; each name has to stand for some."""
-    adapted: set[nn.Module] = set()
-    for name, modules in _find_holders(model, adapters, "adapters"):
-        if not modules & chosen:
-            raise InvalidValueError(f"adapters: {brief(name)} is no layer that becomes 4 bits, and holds none")
-        adapted |= modules & chosen
-    return adapted
 
 
 def _quantize(module: nn.Module, name: str, options: dict[str, Any]) -> Linear4bit:
@@ -204,24 +172,6 @@ def _quantize(module: nn.Module, name: str, options: dict[str, Any]) -> Linear4b
     except (InvalidTypeError, InvalidValueError) as error:  # about the weight: the options were checked
         raise type(error)(f"{name}: {str(error).removeprefix('linear.weight: ').removeprefix('values: ')}") from None
     return layer
-
-
-def _hand_on(module: nn.Module, twin: nn.Module) -> nn.Module:
-    """The module that takes the place of another, in its mode and with its hooks."""
-    for name in _CARRIED:
-        value = vars(module)[name]
-        twin.__dict__[name] = value.copy() if isinstance(value, dict) else value
-    return twin
-
-
-def _freeze(model: nn.Module) -> None:
-    """Freeze all parameters but the adapters."""
-    model.requires_grad_(False)
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            for parameter in (module.lora_a, module.lora_b):
-                if parameter is not None:
-                    parameter.requires_grad_(True)
 
 
 def _find_dtype(model: nn.Module) -> torch.dtype:

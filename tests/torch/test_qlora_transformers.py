@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from quantcore.conversion import quantize_checkpoint
 from tests.support.tiny_models import MODELS
 
 torch = pytest.importorskip("torch")
@@ -134,6 +135,31 @@ def test_peft_computes_the_same_with_the_adapters(name, tmp_path):
         expected = logits(name, model)
         assert not torch.allclose(plain, expected, atol=1e-3)
         torch.testing.assert_close(logits(name, loaded), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_folders_of_our_own_are_loaded_into_models_without_memory(name, tmp_path):
+    accelerate = pytest.importorskip("accelerate")
+    plain = make(name)
+    plain.save_pretrained(tmp_path / "floats")
+    quantize_checkpoint(tmp_path / "floats", tmp_path / "nf4", "nf4", double_quant=True)
+    with accelerate.init_empty_weights():
+        empty = type(plain)(plain.config)
+    empty.tie_weights()
+    loaded = qt.load_qlora(empty.eval(), tmp_path / "nf4", adapters=ADAPTED[name])
+    expected = qt.prepare_qlora(plain, scale_code="dynamic", adapters=ADAPTED[name])
+    assert four_bit(loaded) == four_bit(expected)
+    assert torch.equal(logits(name, loaded), logits(name, expected))
+    assert not any(tensor.is_meta for tensor in (*loaded.parameters(), *loaded.buffers()))
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_folders_of_transformers_are_loaded(name, tmp_path):
+    quantize_by_transformers(name, tmp_path / "floats").save_pretrained(tmp_path / "own")
+    loaded = qt.load_qlora(make(name), tmp_path / "own", rank=0)
+    expected = qt.prepare_qlora(make(name), rank=0)
+    assert four_bit(loaded) == four_bit(expected)
+    torch.testing.assert_close(logits(name, loaded), logits(name, expected), rtol=1e-3, atol=1e-3)
 
 
 def test_a_model_within_another_is_judged_by_its_own_rules():
