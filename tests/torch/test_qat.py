@@ -247,6 +247,16 @@ def test_which_modules(model):
     assert [type(m) for m in (model.conv, model.head, model.mix)] == [layers.QatConv1d, layers.QatLinear, nn.Linear]
 
 
+def test_a_name_stands_for_all_layers_that_end_in_it():
+    model = nn.ModuleDict({name: nn.ModuleDict({"up": nn.Linear(2, 2), "blow_up": nn.Linear(2, 2)}) for name in "ab"})
+    prepare_qat(model, modules=["up"])
+    assert [name for name, m in model.named_modules() if type(m) is layers.QatLinear] == ["a.up", "b.up"]
+    model["up"] = nn.Linear(2, 2)
+    prepare_qat(model, modules=["up", "a.blow_up"])  # the first is now a module of that name
+    assert type(model["up"]) is type(model["a"]["blow_up"]) is layers.QatLinear
+    assert type(model["b"]["blow_up"]) is nn.Linear
+
+
 class Head(nn.Linear):
     """A subclass may do anything with its weight."""
 
