@@ -87,6 +87,11 @@ def figure(value: Any, name: str) -> float:
     return number(value, name)
 
 
+def integer_of_either_sign(value: Any, name: str) -> int:
+    """Check an integer that may be negative, such as an axis or a code."""
+    return integer(value, name, -(1 << 31), 1 << 31)
+
+
 def flag(value: Any, name: str) -> bool:
     """True or False; anything else is refused, even if it is truthy or falsy."""
     if not isinstance(value, (bool, np.bool_)):

@@ -2,7 +2,7 @@
 
 Modules
 -------
-params : `QuantParams`, `QuantGranularity`, `QuantMode`, and the checks of them.
+params : `QuantParams`; modes, granularity : `QuantMode` and `QuantGranularity`, and the checks of them.
 from_extremes : parameters from the extremes of an array, `calibrate_per_*`.
 tensor : arrays to codes and back, and the record of both.
 part_params : the parameters of a part of an array.
@@ -12,8 +12,10 @@ passes : the kernels over those: extremes, codes, values.
 """
 
 from quantcore.affine.from_extremes import calibrate_per_channel, calibrate_per_group, calibrate_per_tensor
+from quantcore.affine.granularity import QuantGranularity
+from quantcore.affine.modes import QuantMode
 from quantcore.affine.nibbles import pack_nibbles, unpack_nibbles
-from quantcore.affine.params import QuantGranularity, QuantMode, QuantParams
+from quantcore.affine.params import QuantParams
 from quantcore.affine.tensor import (
     QuantizedTensor,
     dequantize_tensor,

@@ -10,14 +10,9 @@ from quantcore import _kernels
 from quantcore._base import arguments, arrays, parallel
 from quantcore._base.records import build
 from quantcore.affine import passes
-from quantcore.affine.params import (
-    QuantGranularity,
-    QuantMode,
-    QuantParams,
-    check_bits,
-    check_mode,
-    code_range,
-)
+from quantcore.affine.granularity import QuantGranularity
+from quantcore.affine.modes import QuantMode, check_bits, check_mode, code_range
+from quantcore.affine.params import QuantParams
 from quantcore.errors import InvalidValueError
 
 _FEW = 1 << 12

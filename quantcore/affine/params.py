@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from enum import Enum
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -14,102 +13,16 @@ from quantcore._base import arguments, arrays
 from quantcore._base.records import build, describe, reduce, size_of
 from quantcore._base.text import brief
 from quantcore.affine import passes
-from quantcore.affine.sharing import Sharing, sharing_of
+from quantcore.affine.granularity import QuantGranularity
+from quantcore.affine.modes import MOST_BITS, QuantMode, check_bits, check_limits, check_mode, code_dtype, mode_of_state
+from quantcore.affine.sharing import Sharing
 from quantcore.errors import InvalidTypeError, InvalidValueError
 
-__all__ = [
-    "QuantGranularity",
-    "QuantMode",
-    "QuantParams",
-]
+__all__ = ["QuantParams"]
 
 _FORMAT, VERSION = "quantcore.params", 1
 _ARRAYS = {"scales": np.float32, "zero_points": np.int32, "offsets": np.float32}
-MOST_BITS = 16
-"""Of codes that are not stored, but fake-quantized."""
-_INT8, _UINT8 = np.dtype(np.int8), np.dtype(np.uint8)
 _MOST_KEPT_BYTES = 1 << 22
-
-
-class QuantMode(Enum):
-    """How codes become values.
-
-    SYMMETRIC, for weights: `x = q * scale`, int8 codes around zero. ASYMMETRIC, for activations:
-    `x = (q - zero_point) * scale`, uint8 codes of a range that contains zero. OFFSET, for data such as embeddings or a
-    column of temperatures: `x = offset + q * scale`, uint8 codes of the range as it is.
-    """
-
-    SYMMETRIC = "symmetric"
-    ASYMMETRIC = "asymmetric"
-    OFFSET = "offset"
-
-    @classmethod
-    def _missing_(cls, value: object) -> "QuantMode | None":
-        return check_mode(value) if isinstance(value, str) else None
-
-
-_MODES = {mode.value: mode for mode in QuantMode}
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class QuantGranularity:
-    """Which elements share a scale. Use the constructors `per_tensor`, `per_channel` and `per_group`.
-
-    Attributes
-    ----------
-    axis : int or None
-        Per channel: the axis that has one scale per index.
-    group_size : int or None
-        Per group: the number of elements along the last axis that share a scale; the last group of a row may be
-        shorter.
-    """
-
-    axis: int | None = None
-    group_size: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.axis is not None and self.group_size is not None:
-            both = f"{brief(self.axis)} and {brief(self.group_size)}"
-            raise InvalidValueError(f"axis, group_size: one of them at most, got {both}")
-        if self.axis is not None:
-            object.__setattr__(self, "axis", integer_of_either_sign(self.axis, "axis"))
-        if self.group_size is not None:
-            object.__setattr__(self, "group_size", arguments.integer(self.group_size, "group_size", 1))
-
-    @classmethod
-    def per_tensor(cls) -> Self:
-        """One scale for the whole array."""
-        return cls()
-
-    @classmethod
-    def per_channel(cls, axis: int = 0) -> Self:
-        """One scale per index of an axis."""
-        return cls(axis=integer_of_either_sign(axis, "axis"))
-
-    @classmethod
-    def per_group(cls, size: int) -> Self:
-        """One scale per group of `size` elements along the last axis; no group crosses rows."""
-        return cls(group_size=arguments.integer(size, "size", 1))
-
-    @property
-    def name(self) -> str:
-        """ "per_tensor", "per_channel" or "per_group"."""
-        if self.group_size is not None:
-            return "per_group"
-        return "per_tensor" if self.axis is None else "per_channel"
-
-    def __repr__(self) -> str:
-        parts = (self.axis, self.group_size)
-        return f"QuantGranularity.{self.name}({', '.join(str(part) for part in parts if part is not None)})"
-
-    def sharing(self, shape: tuple[int, ...]) -> Sharing:
-        """How an array of this shape is divided among scales."""
-        axis = self.axis
-        if axis is not None:
-            if not -len(shape) <= axis < len(shape):
-                raise InvalidValueError(f"axis: {axis} is out of range for shape {shape}")
-            axis %= len(shape)
-        return sharing_of(shape, axis, self.group_size)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -156,7 +69,7 @@ class QuantParams:
         set_field(self, "mode", check_mode(self.mode))
         set_field(self, "bits", check_bits(self.bits, MOST_BITS))
         for name in ("quant_min", "quant_max"):
-            set_field(self, name, integer_of_either_sign(getattr(self, name), name))
+            set_field(self, name, arguments.integer_of_either_sign(getattr(self, name), name))
         check_limits(self.quant_min, self.quant_max, self.bits, self.mode, "quant_min", "quant_max")
         scales = _flat(self.scales, "scales", np.float32)
         zero_points = _flat(self.zero_points, "zero_points", np.int32)
@@ -301,11 +214,8 @@ class QuantParams:
             raise InvalidValueError(f"{name}: is missing")
         for name in sorted(set(map(str, mapping)) - wanted):
             raise InvalidValueError(f"{brief(name)}: is not a field of the parameters")
-        if not isinstance(mapping["mode"], str) or mapping["mode"] not in [mode.value for mode in QuantMode]:
-            known = ", ".join(mode.value for mode in QuantMode)
-            raise InvalidValueError(f"mode: expected one of {known}, got {brief(mapping['mode'])}")
+        mode = mode_of_state(mapping)
         granularity = QuantGranularity(mapping["axis"], mapping["group_size"])
-        mode = QuantMode(mapping["mode"])
         rest: tuple[Any, Any, Any] = mapping["bits"], mapping["quant_min"], mapping["quant_max"]
         if all(isinstance(mapping[name], list) and not mapping[name] for name in ("scales", "zero_points")):
             return cls.without_scales(granularity, mode, *rest)
@@ -314,65 +224,11 @@ class QuantParams:
         return cls(scales, zero_points, granularity, mode, *rest, offsets)
 
 
-def code_dtype(mode: QuantMode) -> np.dtype[Any]:
-    """The dtype of codes of up to 8 bits."""
-    return _INT8 if mode is QuantMode.SYMMETRIC else _UINT8
-
-
-def code_range(bits: int, mode: QuantMode, *, narrow_range: bool = True) -> tuple[int, int]:
-    """The smallest and the largest code."""
-    if mode is not QuantMode.SYMMETRIC:
-        return 0, 2**bits - 1
-    quant_max = 2 ** (bits - 1) - 1
-    return -quant_max - (0 if narrow_range else 1), quant_max
-
-
-def check_bits(bits: Any, most: int = 8) -> int:
-    """Check a number of bits: 2 to 8, or to the most that fake quantization knows."""
-    return arguments.integer(bits, "bits", 2, most)
-
-
-def check_mode(mode: Any) -> QuantMode:
-    """A QuantMode, given as such or by its name in any case."""
-    if isinstance(mode, QuantMode):
-        return mode
-    if not isinstance(mode, str):
-        raise InvalidTypeError(f"mode: expected a QuantMode or one of {', '.join(_MODES)}, got {brief(mode)}")
-    return _MODES[arguments.choice(mode, "mode", _MODES, "a QuantMode or one of")]
-
-
-def check_limits(low: int, high: int, bits: int, mode: QuantMode, low_name: str, high_name: str) -> None:
-    """Check that `bits` can hold both ends of the codes."""
-    lowest, highest = code_range(bits, mode, narrow_range=False)
-    if not lowest <= low < high <= highest:
-        raise InvalidValueError(
-            f"{low_name}, {high_name}: expected {lowest} <= {low_name} < {high_name} <= {highest} for {bits} bits "
-            f"{mode.value}, got {low} and {high}"
-        )
-
-
 def check_params(params: Any) -> QuantParams:
     """Check that it is a QuantParams."""
     if not isinstance(params, QuantParams):
         raise InvalidTypeError(f"params: expected a QuantParams, got {type(params).__name__}")
     return params
-
-
-def check_granularity(granularity: Any) -> QuantGranularity:
-    """A QuantGranularity, given as such or by a name that needs no size; None stands for per tensor."""
-    if isinstance(granularity, QuantGranularity):
-        return granularity
-    expected = "a QuantGranularity such as QuantGranularity.per_group(128), or one of"
-    if granularity is None:
-        granularity = "per_tensor"
-    elif not isinstance(granularity, str):
-        names = ", ".join(_GRANULARITIES)
-        raise InvalidTypeError(f"granularity: expected {expected} {names}, got {brief(granularity)}")
-    return _GRANULARITIES[arguments.choice(granularity, "granularity", _GRANULARITIES, expected)]
-
-
-def integer_of_either_sign(value: Any, name: str) -> int:
-    return arguments.integer(value, name, -(1 << 31), 1 << 31)
 
 
 def _from_list(values: Any, name: str) -> NDArray[Any]:
@@ -397,7 +253,3 @@ def _flat(array: Any, name: str, dtype: type) -> NDArray[Any]:
     if array.dtype != dtype:
         raise InvalidTypeError(f"{name}: expected dtype {np.dtype(dtype)}, got {array.dtype}")
     return arrays.freeze(array).reshape(-1)
-
-
-_GRANULARITIES = {g.name: g for g in (QuantGranularity.per_tensor(), QuantGranularity.per_channel())}
-"""Those that a name says all of; per channel is along axis 0."""

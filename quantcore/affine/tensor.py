@@ -12,17 +12,9 @@ from quantcore._base import arguments, arrays, parallel
 from quantcore._base.records import Quantized, build, reduce, size_of
 from quantcore.affine import passes
 from quantcore.affine.from_extremes import calibrate_floats, empty_parameters, params_of_rows
-from quantcore.affine.params import (
-    QuantGranularity,
-    QuantMode,
-    QuantParams,
-    check_bits,
-    check_granularity,
-    check_mode,
-    check_params,
-    code_dtype,
-    code_range,
-)
+from quantcore.affine.granularity import QuantGranularity, check_granularity
+from quantcore.affine.modes import QuantMode, check_bits, check_mode, code_dtype, code_range
+from quantcore.affine.params import QuantParams, check_params
 from quantcore.errors import InvalidTypeError, InvalidValueError
 
 __all__ = [

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from quantcore._base import arguments, arrays
 from quantcore._base.text import brief
 from quantcore.affine.from_extremes import calibrate
-from quantcore.affine.params import QuantGranularity, QuantMode, check_granularity
+from quantcore.affine.granularity import QuantGranularity, check_granularity
+from quantcore.affine.modes import QuantMode
 from quantcore.affine.tensor import affine_bytes
 from quantcore.analysis.benchmark_results import BenchmarkSuite, QuantBenchmarkResult
 from quantcore.analysis.generators import (

@@ -13,7 +13,7 @@ from quantcore._base import arguments
 from quantcore._base.parallel import count_threads
 from quantcore._base.records import shown
 from quantcore._base.text import brief, markdown_table, table
-from quantcore.affine.params import QuantGranularity
+from quantcore.affine.granularity import QuantGranularity
 from quantcore.affine.tensor import dequantize_tensor, quantize_tensor
 from quantcore.analysis.benchmarks import FORMATS
 from quantcore.analysis.generators import generate_gaussian_weights, generator_of

@@ -9,7 +9,9 @@ import numpy as np
 from quantcore._base import arguments, arrays
 from quantcore._base.records import shown
 from quantcore.affine.from_extremes import calibrate_per_channel, calibrate_per_tensor, params_within
-from quantcore.affine.params import QuantGranularity, QuantMode, QuantParams, check_mode, check_params, code_range
+from quantcore.affine.granularity import QuantGranularity
+from quantcore.affine.modes import QuantMode, check_mode, code_range
+from quantcore.affine.params import QuantParams, check_params
 from quantcore.analysis.benchmarks import run_benchmark
 from quantcore.analysis.sums import ErrorSums
 from quantcore.errors import InvalidValueError

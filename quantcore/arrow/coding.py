@@ -12,7 +12,7 @@ from quantcore._base import arguments
 from quantcore._base.text import brief
 from quantcore.affine import QuantGranularity, QuantMode, QuantParams, quantize_with_params
 from quantcore.affine.from_extremes import calibrate as calibrate_values
-from quantcore.affine.params import code_range
+from quantcore.affine.modes import code_range
 from quantcore.arrow import columns
 from quantcore.arrow.building import array_of, spread, struct_of
 from quantcore.arrow.columns import Rows

@@ -2,7 +2,7 @@
 
 Modules
 -------
-calibrator : `Calibrator`, with five methods.
+calibrator : `Calibrator`, with five methods; calibrator_states : the same for JSON.
 results : the method and the result as records.
 one_array : calibration in one call.
 omission : masks, and NaN that is left out.

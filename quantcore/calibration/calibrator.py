@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from quantcore._base import arguments, arrays, parallel
 from quantcore._base.notebook import fields_table
 from quantcore._base.text import brief
-from quantcore.affine.params import QuantGranularity, QuantMode, check_bits, code_range
+from quantcore.affine.granularity import QuantGranularity
+from quantcore.affine.modes import QuantMode, check_bits, code_range
 from quantcore.affine.sharing import Sharing
+from quantcore.calibration.calibrator_states import describe, take_settings
 from quantcore.calibration.clipping import Bins
 from quantcore.calibration.histograms import Histograms
-from quantcore.calibration.modes import mode_of, mode_of_state
+from quantcore.calibration.modes import mode_of
 from quantcore.calibration.omission import check_nan_policy, kept_channels
 from quantcore.calibration.results import METHODS, CalibrationMethod, CalibrationResult, result_of
 from quantcore.calibration.statistic import Statistic, clip, new_statistic, restore_statistic
@@ -26,8 +28,6 @@ from quantcore.calibration.turns import Turns
 from quantcore.errors import InvalidStateError, InvalidTypeError, InvalidValueError
 
 __all__ = ["Calibrator"]
-
-_FORMAT, _VERSION = "quantcore.calibrator", 1
 
 
 class Calibrator:
@@ -380,19 +380,9 @@ class Calibrator:
     def _describe(self, listed: Callable[[NDArray[Any]], Any]) -> dict[str, Any]:
         with self._turns.read():
             statistic = self._whole_statistic()
-            return {
-                "format": _FORMAT,
-                "version": _VERSION,
-                "method": self._method.to_dict(),
-                "bits": self._bits,
-                "symmetric": self.symmetric,
-                "mode": self._mode.value,
-                "narrow_range": self._narrow_range,
-                "axis": self.axis,
-                "num_batches": 0 if statistic is None else statistic.num_batches,
-                "num_channels": 0 if statistic is None else statistic.n_channels,
-                "state": None if statistic is None else statistic.to_state(listed),
-            }
+            return describe(
+                self._method, self._bits, self._mode, self._granularity, self._narrow_range, statistic, listed
+            )
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any]) -> Self:
@@ -403,20 +393,7 @@ class Calibrator:
         ValueError, TypeError
             The format or version is unknown, or a field is missing, out of range or contradicts another one.
         """
-        mapping = arguments.state(mapping, _FORMAT, _VERSION)
-        method = mapping.get("method")
-        if not isinstance(method, Mapping) or not set(method) <= {"name", "averaging_constant", "lower", "upper"}:
-            raise InvalidValueError(f"method: expected a name and its parameters, got {brief(method)}")
-        if "axis" not in mapping:
-            raise InvalidValueError("axis: is missing")
-        calibrator = cls(
-            CalibrationMethod(**{"name": None, **method}),
-            mapping.get("bits"),  # type: ignore[arg-type]
-            mapping.get("symmetric"),  # type: ignore[arg-type]
-            axis=mapping.get("axis"),
-            narrow_range=mapping.get("narrow_range"),  # type: ignore[arg-type]
-            mode=mode_of_state(mapping),
-        )
+        calibrator = cls(**take_settings(mapping))
         calibrator._statistic = restore_statistic(calibrator.method, calibrator.axis, mapping)
         return calibrator
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from quantcore import _kernels
 from quantcore._base import parallel
-from quantcore.affine.params import QuantMode
+from quantcore.affine.modes import QuantMode
 
 Range = tuple[NDArray[np.float32], NDArray[np.float32]]
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcore._base import arguments, arrays
-from quantcore.affine.params import QuantGranularity
+from quantcore.affine.granularity import QuantGranularity
 from quantcore.errors import InvalidTypeError, InvalidValueError
 
 NAN_POLICIES = ("raise", "omit")

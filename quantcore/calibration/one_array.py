@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from quantcore._base import arguments, arrays
-from quantcore.affine.params import QuantGranularity, QuantMode, check_bits
+from quantcore.affine.granularity import QuantGranularity
+from quantcore.affine.modes import QuantMode, check_bits
 from quantcore.affine.sharing import Sharing
 from quantcore.calibration import percentiles
 from quantcore.calibration.calibrator import Calibrator

@@ -11,7 +11,9 @@ from quantcore._base.notebook import fields_table, rows_table
 from quantcore._base.records import reduce, size_of
 from quantcore._base.text import brief, rounded
 from quantcore.affine.from_extremes import params_within
-from quantcore.affine.params import QuantGranularity, QuantMode, QuantParams, check_params, code_range
+from quantcore.affine.granularity import QuantGranularity
+from quantcore.affine.modes import QuantMode, code_range
+from quantcore.affine.params import QuantParams, check_params
 from quantcore.errors import InvalidTypeError, InvalidValueError
 
 __all__ = ["CalibrationMethod", "CalibrationResult"]

@@ -7,7 +7,7 @@ import numpy as np
 
 from quantcore._base import arguments
 from quantcore._base.text import brief
-from quantcore.affine.params import QuantMode
+from quantcore.affine.modes import QuantMode
 from quantcore.calibration.clipping import Bins, Range, clip_ranges, percentiles, within
 from quantcore.calibration.extremes import Extremes, MovingExtremes, sequence
 from quantcore.calibration.histograms import Histograms

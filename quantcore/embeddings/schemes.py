@@ -6,7 +6,7 @@ from typing import Any
 
 from quantcore._base import arguments
 from quantcore._base.text import brief
-from quantcore.affine.params import QuantMode
+from quantcore.affine.modes import QuantMode
 from quantcore.errors import InvalidValueError
 
 

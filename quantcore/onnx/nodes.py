@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from quantcore.affine.params import QuantGranularity, QuantMode, QuantParams
+from quantcore.affine.granularity import QuantGranularity
+from quantcore.affine.modes import QuantMode
+from quantcore.affine.params import QuantParams
 from quantcore.affine.tensor import quantize_tensor, quantize_with_params
 from quantcore.calibration.results import CalibrationResult
 from quantcore.errors import InvalidValueError

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Self
 
-from quantcore._base.arguments import flag
-from quantcore.affine.params import QuantMode, check_bits, check_limits, code_range, integer_of_either_sign
+from quantcore._base import arguments
+from quantcore.affine.modes import QuantMode, check_bits, check_limits, code_range
 
 __all__ = ["FakeQuantConfig"]
 
@@ -24,9 +24,9 @@ class _Codes:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "bits", check_bits(self.bits))
-        object.__setattr__(self, "symmetric", flag(self.symmetric, "symmetric"))
+        object.__setattr__(self, "symmetric", arguments.flag(self.symmetric, "symmetric"))
         for name in ("qmin", "qmax"):
-            object.__setattr__(self, name, integer_of_either_sign(getattr(self, name), name))
+            object.__setattr__(self, name, arguments.integer_of_either_sign(getattr(self, name), name))
         check_limits(self.qmin, self.qmax, self.bits, self.mode, "qmin", "qmax")
 
     @property

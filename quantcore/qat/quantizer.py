@@ -10,7 +10,8 @@ from quantcore._base.records import reduce, size_of
 from quantcore._base.text import brief
 from quantcore.affine import passes
 from quantcore.affine.from_extremes import params_within
-from quantcore.affine.params import QuantGranularity, QuantParams, check_granularity, check_params
+from quantcore.affine.granularity import QuantGranularity, check_granularity
+from quantcore.affine.params import QuantParams, check_params
 from quantcore.errors import InvalidStateError, InvalidTypeError, InvalidValueError
 from quantcore.qat import fake_quant
 from quantcore.qat.config import FakeQuantConfig

@@ -11,15 +11,9 @@ from quantcore._base import arguments, arrays
 from quantcore._base.text import brief
 from quantcore.affine import passes
 from quantcore.affine.from_extremes import params_within
-from quantcore.affine.params import (
-    MOST_BITS,
-    QuantGranularity,
-    QuantMode,
-    QuantParams,
-    check_bits,
-    check_granularity,
-    code_range,
-)
+from quantcore.affine.granularity import QuantGranularity, check_granularity
+from quantcore.affine.modes import MOST_BITS, QuantMode, check_bits, code_range
+from quantcore.affine.params import QuantParams
 from quantcore.calibration.calibrator import Calibrator
 from quantcore.calibration.results import METHODS, CalibrationMethod
 from quantcore.errors import InvalidStateError, InvalidTypeError, InvalidValueError
@@ -280,7 +274,7 @@ class FakeQuantize(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
             if ours != theirs:
                 raise InvalidValueError(f"{name}: the observer has {ours!r}, the state_dict {theirs!r}")
         for name in ("bits", "symmetric", "narrow_range", "axis"):
-            if fields["observed"].get(name) != fields[name]:
+            if getattr(observer, name) != fields[name]:
                 raise InvalidValueError(f"{name}: the observer of the state_dict contradicts the rest of it")
         return fields, observer
 

@@ -11,15 +11,9 @@ import torch
 
 from quantcore._base import arguments
 from quantcore._base.arguments import flag
-from quantcore.affine.params import (
-    QuantGranularity,
-    QuantMode,
-    QuantParams,
-    check_bits,
-    check_granularity,
-    check_params,
-    code_range,
-)
+from quantcore.affine.granularity import QuantGranularity, check_granularity
+from quantcore.affine.modes import QuantMode, check_bits, code_range
+from quantcore.affine.params import QuantParams, check_params
 from quantcore.errors import InvalidValueError
 from quantcore.qat import fake_quant
 from quantcore.qat.lsq import lsq_backward

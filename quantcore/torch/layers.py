@@ -15,7 +15,8 @@ from quantcore._base import arrays
 from quantcore._base.records import borrow
 from quantcore.affine import passes
 from quantcore.affine.from_extremes import params_within
-from quantcore.affine.params import QuantMode, QuantParams
+from quantcore.affine.modes import QuantMode
+from quantcore.affine.params import QuantParams
 from quantcore.affine.tensor import QuantizedTensor, dequantize_with_params, quantize_with_params
 from quantcore.torch import _tensors, traced
 from quantcore.torch.fake_quantizer import FakeQuantize

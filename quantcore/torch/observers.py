@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from quantcore.affine.params import MOST_BITS
+from quantcore.affine.modes import MOST_BITS
 from quantcore.calibration.calibrator import Calibrator
 from quantcore.calibration.files import batch_of
 

@@ -12,7 +12,8 @@ from torch.nn.utils import parametrize
 
 from quantcore._base import arguments
 from quantcore._base.text import brief
-from quantcore.affine.params import QuantGranularity, QuantParams
+from quantcore.affine.granularity import QuantGranularity
+from quantcore.affine.params import QuantParams
 from quantcore.affine.tensor import QuantizedTensor, quantize_with_params
 from quantcore.errors import InvalidTypeError
 from quantcore.torch import _tensors

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from quantcore.affine.params import QuantGranularity
+from quantcore.affine.granularity import QuantGranularity
 from quantcore.errors import InvalidStateError, InvalidValueError
 
 _INT4, _UINT4, _INT16, _UINT16 = 22, 21, 5, 4  # of onnx.TensorProto

@@ -30,7 +30,9 @@ from quantcore.affine import (
     unpack_nibbles,
 )
 from quantcore.affine.from_extremes import calibrate
-from quantcore.affine.params import check_bits, check_granularity, check_mode, check_params, code_dtype, code_range
+from quantcore.affine.granularity import check_granularity
+from quantcore.affine.modes import check_bits, check_mode, code_dtype, code_range
+from quantcore.affine.params import check_params
 from quantcore.errors import FileFormatError, InvalidValueError
 from quantcore.zarr.kernel_calls import ONE_THREAD, decoded_dtype
 from quantcore.zarr.metadata import VERSION, check_fields

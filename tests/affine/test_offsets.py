@@ -218,16 +218,6 @@ def test_modes_do_not_merge():
         ours.merge(Calibrator.min_max(symmetric=False))
 
 
-def test_a_state_that_contradicts_itself_is_refused():
-    state = Calibrator.min_max(mode=OFFSET).to_dict()
-    for change, message in [
-        ({"mode": "symmetric"}, "mode: symmetric contradicts symmetric False"),
-        ({"mode": "middle"}, "mode: expected one of symmetric, asymmetric, offset, got 'middle'"),
-    ]:
-        with pytest.raises(InvalidValueError, match=message):
-            Calibrator.from_dict(state | change)
-
-
 # Parameters as a record
 
 
