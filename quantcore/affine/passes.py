@@ -11,10 +11,8 @@ from quantcore._base.arrays import Floats
 from quantcore.affine.sharing import Part, Sharing, sharing_of
 from quantcore.errors import InvalidValueError
 
-_MOST_ROWS, _LEAST_CHUNKS = (
-    64,
-    16,
-)  # for extremes of columns: each chunk writes a row of them, as large as a row of float32
+# For extremes of columns: each chunk writes a row of them, as large as a row of float32.
+_MOST_ROWS, _LEAST_CHUNKS = 64, 16
 _SCAN = 1 << 20
 
 

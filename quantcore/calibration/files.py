@@ -109,8 +109,9 @@ def calibrate_files(
     for path in paths:
         with open_arrays(path) as arrays:
             for array in filter(is_wanted, arrays):
-                found = calibrators.setdefault(array.name, copy.deepcopy(calibrator))
-                _observe(found, array, nan_policy, n_threads, bytes_read)
+                if array.name not in calibrators:
+                    calibrators[array.name] = copy.deepcopy(calibrator)
+                _observe(calibrators[array.name], array, nan_policy, n_threads, bytes_read)
     if not calibrators:
         raise InvalidValueError(f"paths: no arrays to calibrate on in {len(paths)} files")
     return calibrators

@@ -5,6 +5,7 @@ Modules
 to_gguf : `quantize_model`; from_gguf : `dequantize_model`.
 to_bitsandbytes : `quantize_checkpoint`, `dequantize_checkpoint`.
 checkpoint_plan : the steps of both; four_bit_plan : what becomes of every tensor.
+tensor_jobs : how one tensor of a checkpoint is kept, or packed to 4 bits; transposed_weights : the other way round.
 checkpoint_shards : the same by several processes, shard by shard.
 comparison : `compare_models`.
 split_files : `split_model`, `merge_model`; splitting : which tensors go into which part.

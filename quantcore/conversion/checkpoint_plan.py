@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from quantcore.conversion.checkpoint_files import METADATA, check_folder, create_folder, index_text, json_text
 from quantcore.conversion.checkpoint_rules import Layout
 from quantcore.conversion.companions import find_companions
-from quantcore.conversion.options import ConversionOptions
+from quantcore.conversion.options import SLAB_ELEMENTS, ConversionOptions
 from quantcore.conversion.outcome import ModelReport, TensorReport
+from quantcore.conversion.tensor_jobs import Job
 from quantcore.errors import OutputFileError
 from quantcore.files.disk import OutputFile, OutputFiles, check_output, local_path
 from quantcore.files.streaming import Progress, Slab, cut, stream
 from quantcore.models.checkpoint_config import CONFIG
 from quantcore.models.decoded_checkpoint import DecodedCheckpoint
-from quantcore.models.packed_weights import SLAB_ELEMENTS, Job
 from quantcore.safetensors.writer import SafetensorsWriter
 
 Bytes = NDArray[np.uint8]

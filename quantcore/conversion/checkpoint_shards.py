@@ -23,13 +23,13 @@ from quantcore.conversion.checkpoint_rules import Layout
 from quantcore.conversion.four_bit_plan import FourBitCode, plan_four_bits
 from quantcore.conversion.options import ConversionOptions
 from quantcore.conversion.outcome import ModelReport
+from quantcore.conversion.tensor_jobs import Job
 from quantcore.errors import FileFormatError, OutputFileError
 from quantcore.files.disk import InputFile, OutputFile, OutputFiles, label, local_path
 from quantcore.files.part_folder import PartFolder
 from quantcore.files.streaming import Progress
 from quantcore.models.checkpoint_config import read_config
 from quantcore.models.decoded_checkpoint import decode_checkpoint
-from quantcore.models.packed_weights import Job
 from quantcore.safetensors.folders import MAX_HEADER_BYTES
 from quantcore.safetensors.reader import Checkpoint, SafetensorsReader, open_checkpoint
 

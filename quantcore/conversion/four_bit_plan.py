@@ -11,13 +11,13 @@ from quantcore.blockwise.bitsandbytes import DTYPES
 from quantcore.blockwise.codebooks import BITSANDBYTES_CODES, check_block_size
 from quantcore.conversion.checkpoint_plan import CheckpointPlan
 from quantcore.conversion.checkpoint_rules import Layout, decide
+from quantcore.conversion.tensor_jobs import Job, KeptTensor, QuantizedWeight
+from quantcore.conversion.transposed_weights import TransposedWeight
 from quantcore.errors import FileFormatError
 from quantcore.models.bitsandbytes_decoder import packed_weights, state_names
 from quantcore.models.checkpoint_config import read_config
 from quantcore.models.decoded_checkpoint import DecodedCheckpoint, decode_checkpoint
-from quantcore.models.packed_weights import Job, KeptTensor, QuantizedWeight
 from quantcore.models.quantized_sources import without_quantization
-from quantcore.models.transposed_weights import TransposedWeight
 from quantcore.safetensors.reader import Checkpoint, SafetensorsInfo
 
 STORAGE = {"uint8": "U8", "float16": "F16", "bfloat16": "BF16", "float32": "F32"}

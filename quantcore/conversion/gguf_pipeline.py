@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from quantcore._base import arrays
 from quantcore._base.arrays import ELEMENT_TYPES
 from quantcore._base.text import quote
-from quantcore.conversion.options import ConversionOptions
+from quantcore.conversion.options import SLAB_ELEMENTS, ConversionOptions
 from quantcore.errors import InvalidValueError
 from quantcore.files.disk import OutputFile, OutputFiles
 from quantcore.files.streaming import Progress, Slab, cut, stream
@@ -28,7 +28,6 @@ from quantcore.gguf.values import KeyValue
 from quantcore.gguf.writer import GGUFWriter
 from quantcore.models.tensors import StoredTensor, ggml_type
 
-SLAB_ELEMENTS = 1 << 19
 Bytes = NDArray[np.uint8]
 _WITH_KERNELS = frozenset(int(t) for t in SUPPORTED_TYPES)
 

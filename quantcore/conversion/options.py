@@ -9,6 +9,8 @@ from typing import Self
 from quantcore._base import arguments, parallel
 from quantcore.files.paths import local_path
 
+SLAB_ELEMENTS = 1 << 19
+"""Elements of a tensor that are converted at a time: a multiple of every block."""
 _SUFFIX = re.compile(r"(\.gguf|\.safetensors(\.index\.json)?)$")
 _PART = re.compile(r"-\d{5}-of-\d{5}$", re.ASCII)
 

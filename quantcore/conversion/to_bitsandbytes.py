@@ -16,10 +16,10 @@ from quantcore.conversion.checkpoint_rules import transposed_weights
 from quantcore.conversion.four_bit_plan import FourBitCode, check_compute_dtype, merge_config, plan_four_bits
 from quantcore.conversion.options import ConversionOptions
 from quantcore.conversion.outcome import ModelReport
+from quantcore.conversion.tensor_jobs import Job, KeptTensor
 from quantcore.models.bitsandbytes_decoder import packed_weights
 from quantcore.models.checkpoint_config import read_config
 from quantcore.models.decoded_checkpoint import decode_checkpoint
-from quantcore.models.packed_weights import Job, KeptTensor
 from quantcore.safetensors.reader import open_checkpoint
 
 __all__ = ["dequantize_checkpoint", "quantize_checkpoint"]

@@ -54,6 +54,8 @@ class GGUFWriter:
         Shapes in NumPy's order. The type is a GGMLType, or what stands for a type that quantcore quantizes to.
     long_names : bool, default False
         Allow names of up to 127 bytes, as ComfyUI's files have them; llama.cpp does not read more than 63.
+    keeps_ones : bool, default False
+        Write outermost extents of 1, which ggml leaves out.
 
     Raises
     ------

@@ -19,9 +19,9 @@ from quantcore._base.text import bytes_text, quote
 from quantcore.affine import passes
 from quantcore.analysis.sums import ErrorSums, rows_of_pairs
 from quantcore.conversion.file_types import name_of_pure
-from quantcore.conversion.gguf_pipeline import SLAB_ELEMENTS as ROWS_ELEMENTS
 from quantcore.conversion.gguf_pipeline import PlannedTensor, cut_planned, slab_importance
 from quantcore.conversion.gguf_source import take_tensors
+from quantcore.conversion.options import SLAB_ELEMENTS
 from quantcore.conversion.rules import is_quantizable, unweighted_model_type
 from quantcore.conversion.type_plan import column_weights, take_imatrix
 from quantcore.errors import InvalidValueError
@@ -35,7 +35,7 @@ from quantcore.mixed_precision.costs import DEFAULT_TYPES, TypeCost
 from quantcore.mixed_precision.name_patterns import group_names
 from quantcore.mixed_precision.weighted_errors import WeightedSums, sum_weighted
 from quantcore.models.opening import open_model
-from quantcore.models.tensors import MOST_ITEM_BYTES, SLAB_ELEMENTS, StoredTensor, ggml_type
+from quantcore.models.tensors import MOST_ITEM_BYTES, READ_ELEMENTS, StoredTensor, ggml_type
 
 __all__ = ["ModelSuggestion", "suggest_model_types"]
 
@@ -222,7 +222,7 @@ def _costs(
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, dict[str, TypeCost]]:
     trials = {p.source.name: _Trial(p, candidates) for p in plan}
-    most = max([SLAB_ELEMENTS, *(_weighted_elements(p) for p in plan)])
+    most = max([READ_ELEMENTS, *(_weighted_elements(p) for p in plan)])
 
     def compute(slab: Slab[PlannedTensor], data: Bytes, buffer: Bytes) -> Rows:
         source = slab.item.source
@@ -246,12 +246,12 @@ def _costs(
 
 def _cut(planned: PlannedTensor) -> Iterator[Slab[PlannedTensor]]:
     """Slabs in which the sums of errors are exact; with importance, whole rows."""
-    return cut(planned, planned.source.size, SLAB_ELEMENTS) if planned.weights is None else cut_planned(planned)
+    return cut(planned, planned.source.size, READ_ELEMENTS) if planned.weights is None else cut_planned(planned)
 
 
 def _weighted_elements(planned: PlannedTensor) -> int:
     """Elements of the largest slab of a tensor with importance."""
-    return 0 if planned.weights is None else max(ROWS_ELEMENTS, planned.weights.shape[1])
+    return 0 if planned.weights is None else max(SLAB_ELEMENTS, planned.weights.shape[1])
 
 
 def _base(types: list[str]) -> str:

@@ -10,8 +10,6 @@ decoded_checkpoint : a checkpoint of codes as one of floats, which conversions r
 scaled_layouts : the table of layouts of codes with scales; scaled_claims : which tensors are in which of them.
 code_tables : the values of codes. decoders, scaled_tensors, bitsandbytes_decoder : what decodes a tensor.
 ggml_repacker : MXFP4 and NVFP4 as the blocks of ggml; block_scales : the scales beside these.
-packed_weights : how one tensor of a checkpoint is kept, or packed to 4 bits.
-transposed_weights : weights that are packed the other way round than the model stores them.
 comparison, comparison_results, tensor_comparison : the comparison of two open models.
 layer_map : compared tensors by layer and kind; plots : the same, drawn.
 inspection : `describe`.

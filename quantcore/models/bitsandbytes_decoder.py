@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcore._base import arrays
-from quantcore._base.arrays import ELEMENT_TYPES
+from quantcore._base.arrays import ELEMENT_TYPES, STORAGE_DTYPES, widen_bfloat16
 from quantcore._base.text import shorten
 from quantcore.blockwise.bitsandbytes import STATE_PREFIX, PackedState, unpack
 from quantcore.blockwise.decoding import decode_into
@@ -20,7 +20,7 @@ from quantcore.safetensors.reader import Checkpoint, SafetensorsInfo
 __all__ = ["BitsandbytesDecoder", "load_record", "load_state", "packed_weights", "state_names"]
 
 _STATE_PARTS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
-_NUMPY = {"U8": np.uint8, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+_NUMPY = {"U8": np.uint8} | {name: STORAGE_DTYPES[ELEMENT_TYPES[name]] for name in ("F32", "F16", "BF16")}
 LoadedState = tuple[PackedState, NDArray[np.float32]]
 
 
@@ -83,7 +83,8 @@ def _load(
             )
         array = np.empty(info.shape, _NUMPY[info.dtype])
         checkpoint.read_into(info, 0, array)
-        mapping[name] = _widen(array) if info.dtype in ("F16", "BF16") else array
+        # Once it has packed a weight for the CPU, bitsandbytes saves scales in half precision.
+        mapping[name] = widen_bfloat16(array).astype(np.float32) if info.dtype in ("F16", "BF16") else array
     try:
         state = unpack(mapping)
         return state, record_of(state, borrows=True)  # nothing else has these arrays
@@ -136,10 +137,3 @@ class BitsandbytesDecoder(Decoder):
         decode_into(codes, scales, self.block_size, state.quant_type, target, ELEMENT_TYPES[self.dtype], 1)
         if skipped:
             out[:] = target[skipped * self.itemsize :]
-
-
-def _widen(halves: NDArray[Any]) -> NDArray[np.float32]:
-    """Scales in half precision, which bitsandbytes saves once it has packed a weight for the CPU; bfloat16 as bits."""
-    if halves.dtype == np.uint16:
-        return (halves.astype(np.uint32) << 16).view(np.float32)
-    return halves.astype(np.float32)

@@ -15,7 +15,7 @@ from quantcore.analysis.sums import ErrorSums, rows_of_pairs
 from quantcore.errors import InvalidValueError
 from quantcore.files.streaming import Progress, Slab, cut, stream
 from quantcore.models.comparison_results import ModelComparison, TensorComparison
-from quantcore.models.tensors import MOST_ITEM_BYTES, SLAB_ELEMENTS, ModelTensor
+from quantcore.models.tensors import MOST_ITEM_BYTES, READ_ELEMENTS, ModelTensor
 
 __all__ = ["Comparable", "ModelComparison", "TensorComparison", "compare_opened"]
 
@@ -110,8 +110,8 @@ def _sum_errors(pairs: list[Pair], n_threads: int | None, progress: Progress) ->
     def compute(slab: Slab[Pair], data: Bytes, buffer: Bytes) -> NDArray[np.float64]:
         original, other = slab.item
         first = original.packed_bytes(slab.start, slab.stop)
-        x = original.decode(data[:first], slab.start, buffer[: 4 * SLAB_ELEMENTS], 1)
-        y = other.decode(data[_padded(first) :], slab.start, buffer[4 * SLAB_ELEMENTS :], 1)
+        x = original.decode(data[:first], slab.start, buffer[: 4 * READ_ELEMENTS], 1)
+        y = other.decode(data[_padded(first) :], slab.start, buffer[4 * READ_ELEMENTS :], 1)
         name = f"tensor {quote(original.name)}"
         names = (f"{name} of the reference", f"{name} of the quantized model")
         return rows_of_pairs(x, y, first=slab.start, n_threads=1, names=names)
@@ -120,11 +120,11 @@ def _sum_errors(pairs: list[Pair], n_threads: int | None, progress: Progress) ->
         sums[slab.item[0].name].add_rows(rows, slab.size)
 
     stream(
-        (slab for pair in pairs for slab in cut(pair, pair[0].size, SLAB_ELEMENTS)),
+        (slab for pair in pairs for slab in cut(pair, pair[0].size, READ_ELEMENTS)),
         read=read,
         compute=compute,
         take=take,
-        buffer_bytes=(2 * MOST_ITEM_BYTES * SLAB_ELEMENTS + _ALIGNMENT, 8 * SLAB_ELEMENTS),
+        buffer_bytes=(2 * MOST_ITEM_BYTES * READ_ELEMENTS + _ALIGNMENT, 8 * READ_ELEMENTS),
         n_threads=n_threads,
         progress=progress,
     )

@@ -22,9 +22,10 @@ from quantcore.ggml.formats import SUPPORTED_TYPES, dequantize_blocks
 from quantcore.ggml.types import GGML_TYPES, GGMLType
 from quantcore.models.decoders import Decoder
 
-__all__ = ["MOST_ITEM_BYTES", "SLAB_ELEMENTS", "CodedTensor", "ModelTensor", "Origin", "StoredTensor", "ggml_type"]
+__all__ = ["MOST_ITEM_BYTES", "READ_ELEMENTS", "CodedTensor", "ModelTensor", "Origin", "StoredTensor", "ggml_type"]
 
-SLAB_ELEMENTS = 1 << 18
+READ_ELEMENTS = 1 << 18
+"""Elements of a tensor whose values are read at a time."""
 """Elements to read at a time: a multiple of every block, and of the chunks in which errors are summed."""
 MOST_ITEM_BYTES = 8
 """Bytes that an element takes in a file, at most."""
@@ -111,7 +112,7 @@ class ModelTensor(ABC):
 
     def slabs(self, *, n_threads: int | None = None) -> Iterator[NDArray[np.floating]]:
         """The values of one part of some megabytes after the other, as `values` gives them."""
-        for slab in cut(self, self.size, SLAB_ELEMENTS):
+        for slab in cut(self, self.size, READ_ELEMENTS):
             yield self.values(slab.start, slab.stop, n_threads=n_threads)
 
     @abstractmethod

@@ -52,7 +52,9 @@ def fake_quantize_with_params(
     TypeError
         `values` is not a float array, `params` not a QuantParams.
 
-    Notes ----- In float32, rounded half to even, bit for bit as `torch.fake_quantize_per_tensor_affine` and
+    Notes
+    -----
+    In float32, rounded half to even, bit for bit as `torch.fake_quantize_per_tensor_affine` and
     `torch.fake_quantize_per_channel_affine`, with one exception: where x / scale is 2**63 or more, torch takes the
     lowest code per channel (its integers overflow), and this function the highest. float16 and bfloat16 are rounded to
     nearest even at the end.

@@ -237,9 +237,8 @@ def _label_points(
     line = [tuple(axes.transData.transform(p[1:]) * scale) for p in joined]
     for p, (x, y), box in zip(points, places, place_labels(places, sizes, frame, radius=4, line=line), strict=True):
         style: dict[str, Any] = {"color": COLOURS[1], "weight": "bold"} if p is model else {}
-        if (
-            max(box.left - x, x - box.right, box.bottom - y, y - box.top) > 7
-        ):  # so far away that a line must show which point it belongs to
+        # So far away that a line must show which point it belongs to.
+        if max(box.left - x, x - box.right, box.bottom - y, y - box.top) > 7:
             style["arrowprops"] = {"arrowstyle": "-", "color": _INK, "alpha": 0.45, "linewidth": 0.6}
         axes.annotate(
             p.name, p[1:], xytext=(box.left - x, box.bottom - y + 0.2 * _LABEL_SIZE), textcoords="offset points",

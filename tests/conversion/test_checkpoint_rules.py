@@ -7,10 +7,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from quantcore import from_bitsandbytes, quantize_4bit
-from quantcore.conversion import dequantize_checkpoint, quantize_checkpoint
+from quantcore.conversion import dequantize_checkpoint, quantize_checkpoint, tensor_jobs
 from quantcore.conversion.checkpoint_rules import decisions, module_tree_client
 from quantcore.conversion.checkpoint_rules.skip_modules import make_entries, make_skip_test
-from quantcore.models import packed_weights
 from tests.support.model_files import normal
 
 
@@ -152,8 +151,8 @@ def test_experts_that_are_all_kept_are_one_entry():
 @pytest.mark.parametrize("dtype", ["f4", "f2", "f8"])
 @pytest.mark.parametrize(("n_inputs", "n_outputs"), [(64, 192), (65, 3), (3, 500), (1, 64), (7, 1)])
 def test_conv1d_is_packed_transposed_and_comes_back(n_inputs, n_outputs, dtype, tmp_path, monkeypatch):
-    monkeypatch.setattr(packed_weights, "SLAB_ELEMENTS", 128)
-    monkeypatch.setattr(packed_weights.KeptTensor, "slab_bytes", 500)
+    monkeypatch.setattr(tensor_jobs, "SLAB_ELEMENTS", 128)
+    monkeypatch.setattr(tensor_jobs.KeptTensor, "slab_bytes", 500)
     name = "transformer.h.0.attn.c_attn.weight"
     values = normal(n_inputs, n_outputs).astype(dtype)
     (tmp_path / "in").mkdir()

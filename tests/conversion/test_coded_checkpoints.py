@@ -16,13 +16,14 @@ from quantcore.conversion import (
     dequantize_model,
     quantize_checkpoint,
     quantize_model,
+    tensor_jobs,
 )
 from quantcore.conversion.checkpoint_rules import decisions
+from quantcore.conversion.tensor_jobs import KeptTensor
 from quantcore.errors import FileFormatError
-from quantcore.models import decoders, open_model, packed_weights
+from quantcore.models import decoders, open_model
 from quantcore.models.checkpoint_config import read_config
 from quantcore.models.decoded_checkpoint import decode_checkpoint
-from quantcore.models.packed_weights import KeptTensor
 from quantcore.safetensors.reader import SafetensorsInfo, open_checkpoint
 from tests.support.coded_checkpoints import BF16, CHECKPOINTS, E4M3, NAME, ONE, OTHER, Coded, in_blocks, quantized
 from tests.support.reference_codes import DECODED, rounded
@@ -113,7 +114,7 @@ def test_slabs_of_any_size_give_the_same(coded, tmp_path, monkeypatch):
     folder = coded.write(tmp_path / "in")
     dequantize_checkpoint(folder, tmp_path / "whole.safetensors")
     monkeypatch.setattr(KeptTensor, "slab_bytes", 2 * 37)
-    monkeypatch.setattr(packed_weights, "SLAB_ELEMENTS", 64)
+    monkeypatch.setattr(tensor_jobs, "SLAB_ELEMENTS", 64)
     dequantize_checkpoint(folder, tmp_path / "parts.safetensors", n_threads=3)
     assert (tmp_path / "parts.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
 

@@ -19,7 +19,7 @@ from quantcore.gguf import GGUFReader
 from quantcore.models import decoded_checkpoint
 from quantcore.models.comparison_results import ModelComparison
 from quantcore.models.opening import open_model
-from quantcore.models.tensors import SLAB_ELEMENTS
+from quantcore.models.tensors import READ_ELEMENTS
 from tests.support.models import Tensor, write_gguf
 
 BITSANDBYTES = {"nf4": {}, "fp4": {"block_size": 128}, "nf4 double": {"double_quant": True}}
@@ -111,7 +111,7 @@ def test_scales_of_a_weight_are_loaded_by_one_thread(rng, tmp_path, monkeypatch)
     from quantcore.conversion.to_bitsandbytes import quantize_checkpoint
 
     # At most 7 slabs of two weights are under way at the same time, and the scales of two weights are kept.
-    save_file({f"{name}.weight": normal(rng, 7, SLAB_ELEMENTS) for name in "abc"}, tmp_path / "x.safetensors")
+    save_file({f"{name}.weight": normal(rng, 7, READ_ELEMENTS) for name in "abc"}, tmp_path / "x.safetensors")
     quantize_checkpoint(tmp_path / "x.safetensors", tmp_path / "q.safetensors", "nf4")
     real_load, loaded = decoded_checkpoint.load_state, []
 
@@ -127,7 +127,7 @@ def test_scales_of_a_weight_are_loaded_by_one_thread(rng, tmp_path, monkeypatch)
 
 
 def test_tensors_of_many_slabs(rng, tmp_path):
-    n = 2 * SLAB_ELEMENTS + 4096
+    n = 2 * READ_ELEMENTS + 4096
     x = normal(rng, n // 4096, 4096)
     write_gguf(tmp_path / "a.gguf", [Tensor("w.weight", x)])
     save_file({"w.weight": x.astype(np.float64) * 1.25}, tmp_path / "b.safetensors")
@@ -246,14 +246,14 @@ def test_no_tensor_in_common(rng, tmp_path):
 
 @pytest.mark.parametrize("side", [0, 1])
 def test_values_that_are_not_finite(side, rng, tmp_path):
-    w = normal(rng, SLAB_ELEMENTS + 64)
+    w = normal(rng, READ_ELEMENTS + 64)
     bad = w.copy()
-    bad[SLAB_ELEMENTS + 5] = np.nan
+    bad[READ_ELEMENTS + 5] = np.nan
     pair = [{"w": w}, {"w": w}]
     pair[side] = {"w": bad}
     text = refused(tmp_path, *pair, InvalidValueError)
     assert f"'w' of the {('reference', 'quantized model')[side]}: must be finite, got nan" in text
-    assert f"flat index {SLAB_ELEMENTS + 5}" in text
+    assert f"flat index {READ_ELEMENTS + 5}" in text
 
 
 def test_block_scale_that_is_not_finite(rng, tmp_path):

@@ -16,7 +16,7 @@ from quantcore.conversion.rules import UNWEIGHTED_MODEL_TYPES
 from quantcore.errors import FileFormatError, InvalidTypeError, InvalidValueError
 from quantcore.ggml.formats import dequantize, quantize
 from quantcore.models import open_model
-from quantcore.models.tensors import SLAB_ELEMENTS
+from quantcore.models.tensors import READ_ELEMENTS
 from tests.support.contract import assert_same_floats
 from tests.support.models import Tensor, write_gguf
 
@@ -112,11 +112,11 @@ def test_packed_weights_are_the_matrices_they_stand_for(shape, double_quant, tmp
 
 
 def test_slabs_are_the_values_one_after_the_other(tmp_path):
-    values = normal(3, SLAB_ELEMENTS // 2)
+    values = normal(3, READ_ELEMENTS // 2)
     write_gguf(tmp_path / "x.gguf", [Tensor("a.weight", values, "Q8_0")])
     with open_model(tmp_path / "x.gguf") as model:
         slabs = list(model.tensors["a.weight"].slabs())
-        assert [slab.size for slab in slabs] == [SLAB_ELEMENTS, SLAB_ELEMENTS // 2]
+        assert [slab.size for slab in slabs] == [READ_ELEMENTS, READ_ELEMENTS // 2]
         assert_same_floats(np.concatenate(slabs), dequantize(quantize(values, "Q8_0"), "Q8_0").ravel())
 
 

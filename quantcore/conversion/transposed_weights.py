@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcore.conversion.tensor_jobs import QuantizedWeight
 from quantcore.models.decoded_checkpoint import DecodedCheckpoint
-from quantcore.models.packed_weights import QuantizedWeight
 
 Bytes = NDArray[np.uint8]
 

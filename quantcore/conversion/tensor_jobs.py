@@ -16,12 +16,12 @@ from quantcore._base.text import quote
 from quantcore.blockwise.bitsandbytes import STATE_PREFIX, NestedState, PackedState
 from quantcore.blockwise.codebooks import CODEBOOKS
 from quantcore.blockwise.quantize import DOUBLE_QUANT_BLOCK_SIZE, dynamic_scales, quantize_into
+from quantcore.conversion.options import SLAB_ELEMENTS
 from quantcore.errors import InvalidValueError
 from quantcore.models.decoded_checkpoint import DecodedCheckpoint
 from quantcore.safetensors.reader import ITEM_BITS, SafetensorsInfo
 from quantcore.safetensors.writer import SafetensorsWriter, TensorSpec
 
-SLAB_ELEMENTS = 1 << 19  # a multiple of every block
 _SAFETENSORS_NAMES = {"float32": "F32", "uint8": "U8"}
 _LONGEST_FLOAT = -1.2345678901234567e-100
 
