@@ -2,7 +2,7 @@
 
 Modules
 -------
-to_gguf : `quantize_model`; from_gguf : `dequantize_model`.
+to_gguf : `quantize_model`; gguf_settings : what is wanted of it; from_gguf : `dequantize_model`.
 to_bitsandbytes : `quantize_checkpoint`, `dequantize_checkpoint`.
 checkpoint_plan : the steps of both; four_bit_plan : what becomes of every tensor.
 tensor_jobs : how one tensor of a checkpoint is kept, or packed to 4 bits; transposed_weights : the other way round.

@@ -1,17 +1,15 @@
 """Whole models to GGUF: `quantize_model`."""
 
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from quantcore._base import arguments
-from quantcore._base.patterns import compile_patterns
-from quantcore._base.text import brief, quote
 from quantcore.conversion.file_types import COPY, FILE_TYPES, as_file_type
 from quantcore.conversion.gguf_pipeline import OutputPart, PlannedTensor, check_plan, write_model
-from quantcore.conversion.gguf_source import is_architecture, take_source
+from quantcore.conversion.gguf_settings import GGUFSettings, check_arch, check_split, check_tensor_types
+from quantcore.conversion.gguf_source import Source, take_source
 from quantcore.conversion.image_models import image_model, tell_slow_types
 from quantcore.conversion.layers import check_layers
 from quantcore.conversion.metadata import (
@@ -26,19 +24,19 @@ from quantcore.conversion.model_facts import read_facts
 from quantcore.conversion.options import ConversionOptions, default_target
 from quantcore.conversion.outcome import ModelReport, TensorReport
 from quantcore.conversion.rules import TypeRules
-from quantcore.conversion.splitting import SplitLimits, keep_parts, make_parts
+from quantcore.conversion.splitting import keep_parts, make_parts
 from quantcore.conversion.type_plan import plan_types, rename_tensors, take_imatrix
-from quantcore.errors import InvalidTypeError, InvalidValueError, OutputFileError
+from quantcore.errors import InvalidValueError, OutputFileError
 from quantcore.files.disk import check_output, label
 from quantcore.ggml.formats import supported_format, take_effort
-from quantcore.ggml.types import GGMLType, GGUFQuantType
+from quantcore.ggml.types import GGUFQuantType
 from quantcore.gguf.imatrix import Imatrix
-from quantcore.gguf.layout import ARCHITECTURE_KEY, FILE_TYPE_KEY, MAX_ELEMENTS, QUANTIZATION_VERSION_KEY
+from quantcore.gguf.layout import ARCHITECTURE_KEY, FILE_TYPE_KEY, QUANTIZATION_VERSION_KEY
 from quantcore.gguf.parts import GGUFModel
 from quantcore.gguf.values import KeyValue
 from quantcore.gguf.writer import check_tensor
-from quantcore.models.opening import open_model
-from quantcore.models.tensors import ggml_type
+from quantcore.models.opening import Model, open_model
+from quantcore.models.tensors import StoredTensor, ggml_type
 
 __all__ = ["quantize_model"]
 
@@ -146,77 +144,129 @@ def quantize_model(
     """
     is_copy = isinstance(qtype, str) and qtype.upper() == COPY
     file_type = None if is_copy else as_file_type(qtype)
-    rules = TypeRules(
-        file_type or FILE_TYPES["F32"],
-        arguments.flag(pure, "pure"),
-        _overrides(tensor_types),
-        None if output_tensor_type is None else supported_format(output_tensor_type, "output_tensor_type"),
-        None if token_embedding_type is None else supported_format(token_embedding_type, "token_embedding_type"),
-        arguments.flag(leave_output_tensor, "leave_output_tensor"),
-        not arguments.flag(no_fallback, "no_fallback"),
+    settings = GGUFSettings(
+        file_type,
+        TypeRules(
+            file_type or FILE_TYPES["F32"],
+            arguments.flag(pure, "pure"),
+            check_tensor_types(tensor_types),
+            None if output_tensor_type is None else supported_format(output_tensor_type, "output_tensor_type"),
+            None if token_embedding_type is None else supported_format(token_embedding_type, "token_embedding_type"),
+            arguments.flag(leave_output_tensor, "leave_output_tensor"),
+            not arguments.flag(no_fallback, "no_fallback"),
+        ),
+        check_arch(arch),
+        arguments.flag(keep_names, "keep_names"),
+        arguments.flag(allow_requantize, "allow_requantize"),
+        override_keys({} if kv_overrides is None else kv_overrides),
+        check_layers(prune_layers),
+        take_imatrix(imatrix, include_weights, exclude_weights),
+        arguments.flag(keep_split, "keep_split"),
+        check_split(keep_split, split_max_size, split_max_tensors),
     )
-    arch = _check_arch(arch)
-    keep_names = arguments.flag(keep_names, "keep_names")
-    allow_requantize = arguments.flag(allow_requantize, "allow_requantize")
-    overrides = override_keys({} if kv_overrides is None else kv_overrides)
-    pruned = check_layers(prune_layers)
-    matrix = take_imatrix(imatrix, include_weights, exclude_weights)
     if target is None:
         target = default_target(source, file_type.name if file_type else COPY)
-    limits = _check_split(keep_split, split_max_size, split_max_tensors)
     is_refined = take_effort(effort)
     options = ConversionOptions(target, force, dry_run, n_threads, progress, long_names, is_refined=is_refined)
     with open_model(source) as model:
-        container = model.container
-        if keep_split and not isinstance(container, GGUFModel):
-            raise InvalidValueError(
-                f"keep_split: {model.label} is safetensors; split_max_size (--split-max-size) cuts it"
-            )
-        is_float = file_type is not None and not file_type.is_quantized
-        taken = take_source(
-            model,
-            arch,
-            keep_names=keep_names,
-            file_type=file_type,
-            keep_order=keep_split,
+        return _convert(model, settings, options)
+
+
+def _convert(model: Model, settings: GGUFSettings, options: ConversionOptions) -> ModelReport:
+    """Plan the conversion of an open model, and carry it out."""
+    if settings.keep_split and not isinstance(model.container, GGUFModel):
+        raise InvalidValueError(f"keep_split: {model.label} is safetensors; split_max_size (--split-max-size) cuts it")
+    taken = take_source(
+        model,
+        settings.arch,
+        keep_names=settings.keep_names,
+        file_type=settings.file_type,
+        keep_order=settings.keep_split,
+    )
+    notices = list(taken.notices)
+    named, n_layers = rename_tensors(taken.tensors, settings.pruned)
+    values = values_by_key(taken.kvs, settings.overrides)
+    plan = _plan(named, taken, values, settings, options, notices)
+    if image_model(values(ARCHITECTURE_KEY)):
+        options = options.for_images()
+        notices += tell_slow_types(planned.target for planned in plan)
+    elif taken.is_converted and settings.is_float:
+        options = replace(options, keeps_ones=True)
+    check_plan(plan, allow_requantize=settings.allow_requantize)
+    kvs = _metadata(model, taken, plan, n_layers, values, settings)
+    parts = _divide(model, [old_name for old_name, _ in named], plan, kvs, settings, options)
+    matrix = settings.matrix
+    inputs = (*model.paths, *((matrix.path,) if matrix is not None and matrix.path else ()))
+    return carry_out(parts, inputs, notices, options)
+
+
+def _plan(
+    named: list[tuple[str, StoredTensor]],
+    taken: Source,
+    values: Callable[[str], Any],
+    settings: GGUFSettings,
+    options: ConversionOptions,
+    notices: list[str],
+) -> list[PlannedTensor]:
+    """The type of every tensor; what the user should know of them is added to `notices`."""
+    if settings.file_type is None:
+        plan = [PlannedTensor(tensor, ggml_type(tensor)) for _, tensor in named]
+    else:
+        plan = plan_types(
+            named,
+            settings.rules,
+            read_facts(values),
+            settings.matrix,
+            notices,
+            is_dry_run=options.dry_run,
+            is_refined=options.is_refined,
         )
-        said = list(taken.notices)
-        named, n_layers = rename_tensors(taken.tensors, pruned)
-        values = values_by_key(taken.kvs, overrides)
-        if file_type is None:
-            plan = [PlannedTensor(tensor, ggml_type(tensor)) for _, tensor in named]
-        else:
-            facts = read_facts(values)
-            plan = plan_types(named, rules, facts, matrix, said, is_dry_run=dry_run, is_refined=is_refined)
-        kept = taken.kept if file_type or taken.is_converted else {}
-        plan = [
-            replace(planned, target=kept[name]) if name in kept else planned
-            for (name, _), planned in zip(named, plan, strict=True)
-        ]
-        if image_model(values(ARCHITECTURE_KEY)):
-            options = options.for_images()
-            said += tell_slow_types(planned.target for planned in plan)
-        elif taken.is_converted and is_float:
-            options = replace(options, keeps_ones=True)
-        check_plan(plan, allow_requantize=allow_requantize)
-        file_type_id = file_type.id if file_type else copied_file_type(model, [p.target for p in plan])
-        set_last = (
-            *overrides,
-            *(() if matrix is None else describe_imatrix(matrix)),
-            *(() if n_layers is None else (count_layers(n_layers, values),)),
+    kept = taken.kept if settings.file_type or taken.is_converted else {}
+    return [
+        replace(planned, target=kept[name]) if name in kept else planned
+        for (name, _), planned in zip(named, plan, strict=True)
+    ]
+
+
+def _metadata(
+    model: Model,
+    taken: Source,
+    plan: list[PlannedTensor],
+    n_layers: int | None,
+    values: Callable[[str], Any],
+    settings: GGUFSettings,
+) -> tuple[KeyValue, ...]:
+    """The metadata of the output; `n_layers` is the number of layers if some are left out."""
+    if taken.is_converted and settings.is_float:
+        own = taken.kvs  # which have the keys of the types in their places already
+    else:
+        types = [planned.target for planned in plan]
+        own = set_keys(
+            taken.kvs,
+            describe_types(settings.file_type.id if settings.file_type else copied_file_type(model, types)),
         )
-        # The keys of a converted file of floats are in their places already.
-        own = taken.kvs if taken.is_converted and is_float else set_keys(taken.kvs, describe_types(file_type_id))
-        kvs = set_keys(own, set_last)
-        inputs = (*model.paths, *((matrix.path,) if matrix is not None and matrix.path else ()))
-        if keep_split and isinstance(container, GGUFModel):
-            part_of = [container.part_of(old_name) for old_name, _ in named]
-            parts = keep_parts(target, kvs, plan, part_of)
-        elif limits is not None:
-            parts = make_parts(target, kvs, limits.cut(plan))
-        else:
-            parts = [OutputPart(target, kvs, plan)]
-        return carry_out(parts, inputs, said, options)
+    set_last = (
+        *settings.overrides,
+        *(() if settings.matrix is None else describe_imatrix(settings.matrix)),
+        *(() if n_layers is None else (count_layers(n_layers, values),)),
+    )
+    return set_keys(own, set_last)
+
+
+def _divide(
+    model: Model,
+    old_names: list[str],
+    plan: list[PlannedTensor],
+    kvs: tuple[KeyValue, ...],
+    settings: GGUFSettings,
+    options: ConversionOptions,
+) -> list[OutputPart]:
+    """The files that are written: one, or parts as the user wants them."""
+    if settings.keep_split and isinstance(model.container, GGUFModel):
+        return keep_parts(options.target, kvs, plan, [model.container.part_of(name) for name in old_names])
+    if settings.limits is not None:
+        return make_parts(options.target, kvs, settings.limits.cut(plan))
+    return [OutputPart(options.target, kvs, plan)]
 
 
 def describe_types(file_type: int) -> tuple[KeyValue, ...]:
@@ -254,35 +304,3 @@ def report_plan(plan: list[PlannedTensor], notices: list[str], parts: tuple[str,
         for p in plan
     )
     return ModelReport(tuple(tensors), tuple(notices), parts)
-
-
-def _check_split(keep_split: Any, max_size: int | None, max_tensors: int | None) -> SplitLimits | None:
-    """The limits of the parts, if they are limited."""
-    given = {"split_max_size": max_size, "split_max_tensors": max_tensors}
-    names = [name for name, value in given.items() if value is not None]
-    for name in names:
-        arguments.integer(given[name], name, 1, MAX_ELEMENTS)
-    names = [*(["keep_split"] if arguments.flag(keep_split, "keep_split") else []), *names]
-    if len(names) > 1:
-        raise InvalidValueError(f"{', '.join(names)}: only one of them decides the parts")
-    return SplitLimits(max_tensors, max_size) if max_size is not None or max_tensors is not None else None
-
-
-def _overrides(tensor_types: Any) -> tuple[tuple[re.Pattern[str], GGMLType], ...]:
-    try:
-        pairs = [(pattern, chosen) for pattern, chosen in tensor_types]
-    except (TypeError, ValueError):
-        raise InvalidTypeError(
-            f"tensor_types: expected pairs of a regex and a type, got {brief(tensor_types)}"
-        ) from None
-    patterns = compile_patterns((pattern for pattern, _ in pairs), "tensor_types")
-    types = [supported_format(chosen, "tensor_types") for _, chosen in pairs]
-    return tuple(zip(patterns, types, strict=True))
-
-
-def _check_arch(arch: str | None) -> str | None:
-    if arch is not None and not isinstance(arch, str):
-        raise InvalidTypeError(f"arch: expected a string, got {brief(arch)}")
-    if arch is not None and not is_architecture(arch):
-        raise InvalidValueError(f"arch: expected a name such as 'llama', got {quote(arch)}")
-    return arch
