@@ -66,6 +66,17 @@ def add_quantize(commands: Any) -> None:
         "type", metavar="TYPE", nargs="?", type=file_type_or_code,
         help=f"GGUF: {types}; safetensors: {', '.join(BITSANDBYTES_CODES)}",
     )  # fmt: skip
+    _add_types_and_importance(parser)
+    _add_model(parser)
+    _add_parts_and_names(parser)
+    parser.add_argument("--dry-run", action="store_true", help="show what would be done, but write nothing")
+    _add_codes(parser)
+    add_common(parser)
+    parser.set_defaults(command=_quantize, error=parser.error)
+
+
+def _add_types_and_importance(parser: argparse.ArgumentParser) -> None:
+    """What decides the types of tensors, and how well they are quantized."""
     parser.add_argument("--pure", action="store_true", help="every quantized tensor gets the type, instead of a mix")
     parser.add_argument("--imatrix", metavar="FILE", help="importance matrix: GGUF, or llama-imatrix's older .dat")
     parser.add_argument(
@@ -93,6 +104,10 @@ def add_quantize(commands: Any) -> None:
         "--token-embedding-type", metavar="TYPE", type=supported_type, help="the type of token_embd.weight"
     )
     parser.add_argument("--leave-output-tensor", action="store_true", help="keep output.weight unchanged")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """What is taken over of the model, and what is accepted of it."""
     parser.add_argument(
         "--prune-layers", metavar="N,...", type=layers, default=[], help="leave out these layers of the model"
     )
@@ -104,6 +119,10 @@ def add_quantize(commands: Any) -> None:
     parser.add_argument(
         "--no-fallback", action="store_true", help="refuse tensors whose rows are no whole blocks of their type"
     )
+
+
+def _add_parts_and_names(parser: argparse.ArgumentParser) -> None:
+    """How the output is divided, and what it calls things."""
     parts = parser.add_mutually_exclusive_group()
     parts.add_argument(
         "--keep-split", action="store_true", help="write parts as the input has: OUT-00001-of-0000N.gguf and so on"
@@ -118,7 +137,10 @@ def add_quantize(commands: Any) -> None:
         help="keep the names of a checkpoint's tensors: a container that llama.cpp does not run",
     )  # fmt: skip
     parser.add_argument("--long-names", action="store_true", help=LONG_NAMES)
-    parser.add_argument("--dry-run", action="store_true", help="show what would be done, but write nothing")
+
+
+def _add_codes(parser: argparse.ArgumentParser) -> None:
+    """The options of NF4 and FP4, as a group."""
     codes = parser.add_argument_group("nf4 and fp4")
     codes.add_argument("--double-quant", action="store_true", help="quantize the scales as well")
     codes.add_argument("--block-size", metavar="N", type=block_size, help="elements per scale (default: 64)")
@@ -134,8 +156,6 @@ def add_quantize(commands: Any) -> None:
         "--quant-storage", metavar="DTYPE", choices=tuple(STORAGE),
         help="the dtype under which the codes are stored (default: uint8)",
     )  # fmt: skip
-    add_common(parser)
-    parser.set_defaults(command=_quantize, error=parser.error)
 
 
 def _quantize(options: argparse.Namespace) -> int:
