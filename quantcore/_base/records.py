@@ -54,6 +54,11 @@ def describe(record: Any, *names: str) -> str:
     return f"{type(record).__name__}({', '.join(texts)})"
 
 
+def tabled(record: Any, *names: str) -> str:
+    """What notebooks show of a record: a table of some fields and properties."""
+    return fields_table(type(record).__name__, {name: getattr(record, name) for name in names})
+
+
 def shown(*more: str) -> Callable[[type[Record]], type[Record]]:
     """A decorator of dataclasses and named tuples: their repr has rounded figures, and notebooks show a table of the
     fields, and of the properties named here.
@@ -61,12 +66,8 @@ def shown(*more: str) -> Callable[[type[Record]], type[Record]]:
 
     def decorate(cls: Any) -> Any:
         names = cls._fields if issubclass(cls, tuple) else [f.name for f in fields(cls) if f.repr]
-
-        def values(record: Any) -> dict[str, Any]:
-            return {name: getattr(record, name) for name in (*names, *more)}
-
         cls.__repr__ = lambda record: describe(record, *names)
-        cls._repr_html_ = lambda record: fields_table(cls.__name__, values(record))
+        cls._repr_html_ = lambda record: tabled(record, *names, *more)
         return cls
 
     return decorate

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from quantcore import _kernels
 from quantcore._base import arguments, arrays
-from quantcore._base.records import build, describe, reduce, size_of
+from quantcore._base.records import build, describe, reduce, size_of, tabled
 from quantcore._base.text import brief
 from quantcore.affine import passes
 from quantcore.affine.granularity import QuantGranularity
@@ -182,7 +182,13 @@ class QuantParams:
         return reduce(self, *(getattr(self, f.name) for f in fields(self)))
 
     def __repr__(self) -> str:
-        return describe(self, *(f.name for f in fields(self) if f.name != "offsets" or self.offsets is not None))
+        return describe(self, *self._names())
+
+    def _repr_html_(self) -> str:
+        return tabled(self, *self._names())
+
+    def _names(self) -> list[str]:
+        return [f.name for f in fields(self) if f.name != "offsets" or self.offsets is not None]
 
     def __sizeof__(self) -> int:
         return size_of(self, *(getattr(self, f.name) for f in fields(self) if f.name in _ARRAYS))

@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from quantcore import _kernels
 from quantcore._base import arguments, arrays, parallel
-from quantcore._base.records import Quantized, build, reduce, size_of
+from quantcore._base.records import Quantized, build, reduce, size_of, tabled
 from quantcore.affine import passes
 from quantcore.affine.from_extremes import calibrate_floats, empty_parameters, params_of_rows
 from quantcore.affine.granularity import QuantGranularity, check_granularity
@@ -212,6 +212,9 @@ class QuantizedTensor(Quantized):
             f"QuantizedTensor(shape={self.shape}, bits={params.bits}, {params.mode.value}, {params.granularity.name}, "
             f"num_groups={params.num_groups}, memory_bytes={self.memory_bytes})"
         )
+
+    def _repr_html_(self) -> str:
+        return tabled(self, "shape", "params", "memory_bytes", "packed_bytes", "compression_ratio")
 
     def __sizeof__(self) -> int:
         return size_of(self, self.data, self.params)

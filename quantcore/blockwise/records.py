@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from quantcore import _kernels
 from quantcore._base import arguments, arrays, parallel
-from quantcore._base.records import Quantized, reduce, size_of
+from quantcore._base.records import Quantized, reduce, size_of, tabled
 from quantcore.blockwise.bitsandbytes import NestedState, PackedState, nested_map
 from quantcore.blockwise.codebooks import check_block_size, check_scale_code, codebook_of
 from quantcore.blockwise.decoding import decode_into
@@ -74,6 +74,10 @@ class _FourBit(Quantized):
             f"{type(self).__name__}(shape={self.shape}, quant_type={self.quant_type!r}, block_size={self.block_size}, "
             f"num_blocks={self.num_blocks}, memory_bytes={self.memory_bytes})"
         )
+
+    def _repr_html_(self) -> str:
+        names = "shape", "quant_type", "block_size", "num_blocks", "memory_bytes", "compression_ratio"
+        return tabled(self, *names)
 
     def to_bitsandbytes(self, *, name: str = "weight", dtype: str = "float32") -> dict[str, NDArray[Any]]:
         """The entries of a safetensors checkpoint from which bitsandbytes restores the tensor.

@@ -417,7 +417,7 @@ class Calibrator:
         return f"{self._method} with {self._bits} bits {self._mode.value} {where}{full}"
 
     def __repr__(self) -> str:
-        return f"<Calibrator: {self._text()}, {self.num_batches} batches>"
+        return f"<Calibrator: {self._text()}, {self.num_batches} batch{'' if self.num_batches == 1 else 'es'}>"
 
     def _repr_html_(self) -> str:
         fields = {"method": str(self._method), "bits": self._bits, "mode": self._mode.value, "axis": self.axis}

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcore._base import arguments, arrays
+from quantcore._base.records import tabled
 from quantcore._base.text import brief
 from quantcore.affine import QuantizedTensor, QuantParams, dequantize_with_params
 from quantcore.affine.tensor import quantize_floats
@@ -483,3 +484,6 @@ class EmbeddingQuantizer:
     def __repr__(self) -> str:
         of = "" if self._n_dimensions is None else f", {self._n_dimensions} dimensions, fitted on {self._num_rows} rows"
         return f"<EmbeddingQuantizer: {self._text} per {self._per}, {self._method}{of}>"
+
+    def _repr_html_(self) -> str:
+        return tabled(self, "layout", "scheme", "per", "method", "n_dimensions", "num_rows")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from quantcore._base import arguments, arrays
-from quantcore._base.records import Quantized, build, reduce, size_of
+from quantcore._base.records import Quantized, build, reduce, size_of, tabled
 from quantcore.errors import InvalidTypeError, InvalidValueError
 from quantcore.ggml.formats import dequantize, quantize_blocks, supported_format, take_effort
 from quantcore.ggml.importance import take_importance
@@ -170,6 +170,9 @@ class Blocks(Quantized):
     def __repr__(self) -> str:
         sizes = f"num_blocks={self.num_blocks}, memory_bytes={self.memory_bytes}"
         return f"{type(self).__name__}(shape={self.shape}, {sizes})"
+
+    def _repr_html_(self) -> str:
+        return tabled(self, "shape", "num_blocks", "memory_bytes", "compression_ratio")
 
     def __sizeof__(self) -> int:
         return size_of(self, self.data)

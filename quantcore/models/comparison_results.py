@@ -76,7 +76,7 @@ class ModelComparison:
         extra = f", {len(self.extra)} extra" if self.extra else ""
         return (
             f"ModelComparison({len(self.tensors)} tensors, {self.bits_per_weight:.2f} bits per weight, SQNR "
-            f"{decibels(self.total.sqnr_db)}{missing}{extra})"
+            f"{decibels(self.total.sqnr_db)} dB{missing}{extra})"
         )
 
     def _repr_html_(self) -> str:

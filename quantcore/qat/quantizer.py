@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcore._base import arguments, arrays
-from quantcore._base.records import reduce, size_of
+from quantcore._base.records import reduce, size_of, tabled
 from quantcore._base.text import brief
 from quantcore.affine import passes
 from quantcore.affine.from_extremes import params_within
@@ -175,6 +175,10 @@ class FakeQuantize:
     def __repr__(self) -> str:
         state = f"num_groups={self._params.num_groups}" if self._params is not None else "not calibrated"
         return f"FakeQuantize({self._config}, {self._granularity.name}, {state})"
+
+    def _repr_html_(self) -> str:
+        names = ("config", "granularity", "num_levels", *(["params"] if self.is_initialized else []))
+        return tabled(self, *names)
 
     def __sizeof__(self) -> int:
         return size_of(self, self._params)

@@ -16,6 +16,7 @@ import quantcore as qc
 from quantcore._base.notebook import fields_table, rows_table
 from quantcore._base.text import rounded
 from quantcore.conversion import compare_models, quantize_model, split_model
+from quantcore.embeddings import EmbeddingQuantizer
 from quantcore.errors import InvalidTypeError
 from quantcore.gguf import GGUFWriter, Imatrix, KeyValue
 from quantcore.mixed_precision import suggest_model_types
@@ -91,6 +92,39 @@ def test_every_public_class_has_a_repr_of_ours(kind):
         assert "quantcore" in kind.__repr__.__code__.co_filename  # not that of dataclass or NamedTuple, nor object's
 
 
+@pytest.mark.parametrize("kind", public_classes(), ids=lambda kind: kind.__qualname__)
+def test_every_public_record_shows_itself_as_a_table(kind):
+    writers_and_parts = {GGUFWriter, SafetensorsWriter, KeyValue, qc.QuantGranularity}
+    if kind.__name__ not in SETTINGS and kind not in writers_and_parts:
+        assert callable(getattr(kind, "_repr_html_", None))
+
+
+RECORDS = [
+    *(record.quantize(normal(2, 256)) for record in (qc.Q4_0, qc.Q6_K, qc.NVFP4)),
+    qc.quantize_4bit(normal(8, 64)),
+    qc.quantize_4bit_double(normal(8, 64)),
+    qc.quantize_tensor(normal(8, 64), "per_channel"),
+]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+def test_records_of_quantized_values_show_their_shape_and_sizes(record):
+    rows = cells(record)
+    assert ["shape", rounded(record.shape)] in rows and ["memory_bytes", str(record.memory_bytes)] in rows
+    assert ["compression_ratio", rounded(record.compression_ratio)] in rows
+
+
+def test_parameters_and_quantizers_show_what_they_have():
+    params = qc.calibrate_per_tensor(normal(8, 64))
+    assert ["scales", rounded(params.scales)] in cells(params) and "offsets" not in dict(cells(params))
+    quantizer = qc.FakeQuantize.q4()
+    assert ["num_levels", "15"] in cells(quantizer) and "params" not in dict(cells(quantizer))
+    quantizer.calibrate(normal(8, 64))
+    assert dict(cells(quantizer))["params"].startswith("QuantParams(")
+    embeddings = EmbeddingQuantizer("uint8").fit(normal(8, 64))
+    assert ["scheme", "uint8"] in cells(embeddings) and ["n_dimensions", "64"] in cells(embeddings)
+
+
 def test_collections_are_shown_by_their_first_items():
     assert rounded({"a": 1 / 3, "b": 2}) == "{'a': 0.333333, 'b': 2}"
     assert rounded((1 / 3, "x")) == "(0.333333, 'x')" and rounded((1,)) == "(1,)" and rounded([]) == "()"
@@ -146,8 +180,9 @@ def test_figures_and_suites():
 
 def test_calibrations():
     calibrator = qc.Calibrator.mse()
-    assert ["batches", "0"] in cells(calibrator)
+    assert ["batches", "0"] in cells(calibrator) and repr(calibrator).endswith(", 0 batches>")
     calibrator.observe(np.linspace(-1, 1, 1000, dtype=np.float32))
+    assert repr(calibrator).endswith(", 1 batch>")
     result = calibrator.compute()
     assert ["scale", rounded(result.scale)] in cells(result)
     assert max(map(len, re.findall(r"\d+\.\d+", repr(result)))) <= 11
@@ -170,7 +205,7 @@ def test_models(tmp_path):
             assert EVIL in [row[0] for row in cells(result)]
     assert repr(report) == "ModelReport(2 tensors, 8.0 KiB to 1.1 KiB)"
     assert repr(split_model(path, tmp_path / "part", max_tensors=1)) == "SplitReport(2 parts, 8.0 KiB)"
-    assert re.fullmatch(r"ModelComparison\(2 tensors, 4.50 bits per weight, SQNR \d\d\.\d\d\)", repr(comparison))
+    assert re.fullmatch(r"ModelComparison\(2 tensors, 4.50 bits per weight, SQNR \d\d\.\d\d dB\)", repr(comparison))
 
 
 def test_tensors_and_metadata_of_files(tmp_path):
