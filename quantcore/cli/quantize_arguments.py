@@ -59,7 +59,7 @@ def file_type_or_code(text: str) -> str:
     if text.upper() == COPY:
         return COPY
     try:
-        return as_file_type(text, "TYPE").name
+        return as_file_type(text, "TYPE", BITSANDBYTES_CODES).name
     except QuantcoreError as error:
         raise argparse.ArgumentTypeError(str(error).removeprefix("TYPE: ")) from None
 

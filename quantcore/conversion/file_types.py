@@ -4,8 +4,12 @@ A name such as Q4_K_M stands for a mix: which tensors get another type is in `mi
 `tools/quantize/quantize.cpp`, the ids and default types in `llama.h` and `src/llama-quant.cpp`, build b11739.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from quantcore._base.text import brief
+from quantcore.blockwise.codebooks import BITSANDBYTES_CODES
+from quantcore.errors import InvalidValueError
 from quantcore.ggml.types import GGML_TYPES, GGMLType, GGUFQuantType, as_ggml_type, refuse_type
 
 __all__ = ["COPY", "FILE_TYPES", "FileType", "as_file_type"]
@@ -66,8 +70,10 @@ COPY = "COPY"
 """What stands for copying every tensor as it is."""
 
 
-def as_file_type(qtype: GGUFQuantType | str | int, name: str = "qtype") -> FileType:
+def as_file_type(qtype: GGUFQuantType | str | int, name: str = "qtype", more: Sequence[str] = ()) -> FileType:
     """The kind of file that a name in any case stands for; or a tensor type, or ggml's id of one, by its name.
+
+    `more` are words that the caller takes besides.
 
     Raises
     ------
@@ -81,7 +87,12 @@ def as_file_type(qtype: GGUFQuantType | str | int, name: str = "qtype") -> FileT
     wanted = qtype.upper()
     found = FILE_TYPES.get(_ALIASES.get(wanted, wanted))
     if found is None:
-        refuse_type(qtype, name, (*FILE_TYPES, COPY))
+        if wanted.lower() in BITSANDBYTES_CODES:
+            raise InvalidValueError(
+                f"{name}: {brief(qtype)} is no type of GGUF; see quantize_checkpoint, which writes safetensors, and "
+                "quantize_4bit for an array"
+            )
+        refuse_type(qtype, name, (*FILE_TYPES, COPY, *more))
     return found
 
 

@@ -244,6 +244,12 @@ _ELSEWHERE = {
 }
 """What a name that is no type of ggml stands for, in lower case, and which functions have it."""
 
+_MIXES = {
+    "Q2_K_S", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "IQ2_M", "IQ3_XS", "IQ3_M",
+    "MXFP4_MOE",
+}  # fmt: skip
+"""The names of llama-quantize that no type has."""
+
 TYPES_BY_NAME = {t.name: t for t in GGML_TYPES.values()}
 
 
@@ -263,6 +269,8 @@ def refuse_type(qtype: object, name: str, known: Collection[str]) -> NoReturn:
         if elsewhere := _ELSEWHERE.get(qtype.lower()):
             raise InvalidValueError(f"{name}: {brief(qtype)} is no type of ggml; {elsewhere}")
         hint = did_you_mean(qtype, known)
+        if qtype.upper() in _MIXES:
+            raise InvalidValueError(f"{name}: {brief(qtype)} is a mix of types, for quantize_model{hint}")
     raise InvalidValueError(f"{name}: unknown type {brief(qtype)}; known: {', '.join(known)}{hint}")
 
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import quantcore as qc
+from quantcore.conversion.file_types import FILE_TYPES
 from quantcore.embeddings import EmbeddingQuantizer
 from quantcore.errors import InvalidTypeError, InvalidValueError
+from quantcore.ggml import GGUFQuantType
 from quantcore.gguf import KeyValue
 
 WEIGHTS = np.random.default_rng(3).standard_normal((4, 256)).astype(np.float32)
@@ -125,6 +127,18 @@ def test_bytes_need_a_type_and_a_tensor_is_no_record():
         qc.dequantize(torch.zeros(34, dtype=torch.uint8))
 
 
+def test_a_mix_of_a_file_is_no_type_of_an_array():
+    mixes = [name for name in FILE_TYPES if name not in GGUFQuantType.__members__]
+    assert len(mixes) == 12
+    for name in mixes:
+        with pytest.raises(InvalidValueError, match=f"qtype: '{name}' is a mix of types, for quantize_model"):
+            qc.quantize(WEIGHTS, name)
+
+
+def test_codes_of_checkpoints_are_suggested_where_the_command_takes_them(call):
+    assert "COPY, nf4, fp4; did you mean nf4?" in call("quantize", "in", "out", "nf5").err
+
+
 @pytest.mark.parametrize("name", ["nf4", "FP4", "int4", "int8", "uint8"])
 def test_other_formats_are_pointed_to_their_functions(name):
     calls = (lambda: qc.quantize(WEIGHTS, name), lambda: qc.dequantize(b"", name))
@@ -201,7 +215,7 @@ MISTYPED = {
     "qtype: .*; did you mean Q4_K\\?": lambda: qc.quantize(WEIGHTS, "Q4_K_M"),
     "qtype: .*; did you mean Q8_0\\?": lambda: qc.GGUFQuantType("q8"),
     "mode: .*; did you mean offset\\?": lambda: qc.QuantMode("ofset"),
-    "qtype: .* is no type of ggml; see quantize_4bit.*, and quantize_checkpoint for a model": lambda: qc.quantize_model(
+    "qtype: .* is no type of GGUF; see quantize_checkpoint, .* and quantize_4bit for": lambda: qc.quantize_model(
         "in", "out", "nf4"
     ),
     "method: .*; did you mean min_max\\?": lambda: qc.CalibrationMethod("minmax"),
