@@ -11,6 +11,7 @@ import pytest
 from quantcore.errors import FileFormatError, OutputFileError
 from quantcore.files.disk import InputFile, OutputFile, check_output, label
 from tests.support.descriptors import none_opened_since, open_descriptors
+from tests.support.marks import needs_posix
 from tests.support.output_files import NEW, OLD, names, write
 
 # What is refused before anything is written
@@ -49,6 +50,7 @@ def linked(link: Callable[[Path, Path], None], path: Path, target: Path | None =
     return alias
 
 
+@needs_posix
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("alias", ALIASES.values(), ids=ALIASES)
 @pytest.mark.parametrize("which", ["output", "input"])
@@ -81,6 +83,7 @@ IRREGULAR = {
 }
 
 
+@needs_posix
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("make", IRREGULAR.values(), ids=IRREGULAR)
 def test_output_that_is_no_regular_file_is_refused(make, force, tmp_path):
@@ -110,6 +113,7 @@ def test_check_output_writes_nothing(old, tmp_path):
 # Links, names, permissions
 
 
+@needs_posix
 def test_symbolic_link_is_followed_and_kept(old, tmp_path):
     link = tmp_path / "link"
     link.symlink_to(old.name)
@@ -120,6 +124,7 @@ def test_symbolic_link_is_followed_and_kept(old, tmp_path):
     assert old.read_bytes() == NEW
 
 
+@needs_posix
 def test_dangling_link_is_an_existing_output(tmp_path):
     link = tmp_path / "link"
     link.symlink_to("target")
@@ -136,6 +141,7 @@ def test_replaced_file_leaves_its_other_hard_links_alone(old, tmp_path):
     assert (tmp_path / "backup").read_bytes() == OLD and old.read_bytes() == NEW
 
 
+@needs_posix
 @pytest.mark.parametrize("name", ["x" * 246, "x" * 247, "x" * 255, "\u00e9" * 127, "a\nb\x1b[2J", " ", "-"])
 def test_any_name_that_the_file_system_takes(name, tmp_path):
     for force in (False, True):
@@ -144,6 +150,7 @@ def test_any_name_that_the_file_system_takes(name, tmp_path):
     assert (tmp_path / name).read_bytes() == NEW
 
 
+@needs_posix
 def test_long_names_that_differ_at_the_end_do_not_meet(tmp_path):
     first, second = ("x" * 254 + end for end in "ab")
     with OutputFile(tmp_path / first) as file:
@@ -153,6 +160,7 @@ def test_long_names_that_differ_at_the_end_do_not_meet(tmp_path):
     assert names(tmp_path) == {first, second}
 
 
+@needs_posix
 def test_name_that_is_too_long_is_refused(tmp_path):
     with pytest.raises(OSError) as caught:
         write(tmp_path / ("x" * 256))
@@ -160,6 +168,7 @@ def test_name_that_is_too_long_is_refused(tmp_path):
     assert names(tmp_path) == set()
 
 
+@needs_posix
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
 @pytest.mark.parametrize("force", [False, True])
 def test_permissions_follow_the_umask(umask, mode, force, tmp_path):
@@ -171,6 +180,7 @@ def test_permissions_follow_the_umask(umask, mode, force, tmp_path):
     assert stat.S_IMODE((tmp_path / "out.gguf").stat().st_mode) == mode
 
 
+@needs_posix
 def test_path_with_a_newline_gives_one_line(tmp_path):
     path = tmp_path / "a\nb\x1b[2J\u202e"
     path.write_bytes(OLD)
@@ -200,6 +210,7 @@ def test_input_is_read_by_position(tmp_path):
         assert file.read(0, 0) == file.read(len(NEW), 0) == b""
 
 
+@needs_posix
 def test_input_is_read_on_after_a_short_read(tmp_path, monkeypatch):
     path = tmp_path / "in"
     path.write_bytes(NEW)
@@ -219,6 +230,7 @@ def test_input_that_shrinks_is_reported(tmp_path):
             file.read(450, 200)
 
 
+@needs_posix
 @pytest.mark.parametrize("make", IRREGULAR.values(), ids=IRREGULAR)
 def test_input_that_is_no_regular_file_is_refused(make, tmp_path):
     path = make(tmp_path)

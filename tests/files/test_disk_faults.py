@@ -4,7 +4,6 @@ import contextlib
 import errno
 import json
 import os
-import resource
 import shutil
 import stat
 import subprocess
@@ -22,6 +21,8 @@ from quantcore.files.disk import OutputFile
 from tests.support.descriptors import none_opened_since, open_descriptors
 from tests.support.marks import slow_but_first
 from tests.support.output_files import NEW, OLD, names, write
+
+resource = pytest.importorskip("resource")  # Windows has its own tests, beside this file
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(quantcore.__file__).parents[1])}
 

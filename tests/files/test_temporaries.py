@@ -1,7 +1,6 @@
 """The temporaries beside an output: nobody's file is removed, nobody's file is published, none of ours is left."""
 
 import errno
-import fcntl
 import os
 import re
 import tempfile
@@ -15,6 +14,8 @@ from quantcore.files import disk
 from quantcore.files.disk import OutputFile
 from tests.support.descriptors import none_opened_since, open_descriptors
 from tests.support.output_files import NEW, OLD, names, write
+
+fcntl = pytest.importorskip("fcntl")  # Windows has its own tests, beside this file
 
 NAME = "out.gguf"
 LEFT_OVER = f".{NAME}.{'0123456789abcdef' * 2}.partial"

@@ -8,6 +8,7 @@ import pytest
 from quantcore.errors import FileFormatError
 from quantcore.gguf import open_gguf
 from quantcore.models import open_model
+from tests.support.descriptors import none_opened_since, open_descriptors
 from tests.support.gguf_bytes import ARCHITECTURE, I32, KV, U16, U32, Tensor, build_gguf
 
 
@@ -110,10 +111,7 @@ def test_a_model_of_one_file(count, tmp_path):
 
 
 def test_a_refused_model_leaves_no_file_open(tmp_path):
-    def n_open() -> int:
-        return len(list(Path("/proc/self/fd").iterdir()))
-
-    paths, before = write(tmp_path, {2: bytes(64)}), n_open()
+    paths, before = write(tmp_path, {2: bytes(64)}), open_descriptors()
     with pytest.raises(FileFormatError):
         open_gguf(paths[0])
-    assert n_open() == before
+    assert none_opened_since(before)

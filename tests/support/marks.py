@@ -1,9 +1,12 @@
 """Marks that several test modules use. A slow test is left out of plain `pytest`: see the root's `conftest.py`."""
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
+
+needs_posix = pytest.mark.skipif(os.name != "posix", reason="Windows has other links, names, permissions and devices")
 
 
 def slow_but_first(values: Iterable[Any], n_fast: int = 1) -> list[Any]:
