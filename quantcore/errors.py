@@ -1,4 +1,7 @@
-"""The errors of quantcore: each derives from `QuantcoreError` and from the built-in exception it refines."""
+"""The errors of quantcore: each derives from `QuantcoreError` and from the built-in exception it refines.
+
+What the operating system refuses stays the `OSError` that Python makes of it, such as `FileNotFoundError`.
+"""
 
 __all__ = [
     "FileFormatError",
@@ -13,7 +16,7 @@ __all__ = [
 
 
 class QuantcoreError(Exception):
-    """Base class of every error that quantcore raises on purpose."""
+    """Base class of every error that quantcore raises on purpose; those of the operating system stay `OSError`."""
 
 
 class InvalidValueError(QuantcoreError, ValueError):

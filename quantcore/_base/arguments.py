@@ -3,13 +3,13 @@
 import itertools
 import math
 import operator
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from quantcore._base.text import brief, did_you_mean
+from quantcore._base.text import brief, did_you_mean, quote
 from quantcore.errors import InvalidTypeError, InvalidValueError
 
 MOST_DIMENSIONS = 64
@@ -121,15 +121,66 @@ def entries(value: Any, name: str, what: str) -> list[Any]:
         raise InvalidTypeError(f"{name}: expected an iterable of {what}, got {brief(value)}") from None
 
 
-def state(mapping: Any, form: str, version: int) -> Mapping[str, Any]:
+def iterator(value: Any, name: str, what: str) -> Iterator[Any]:
+    """As `entries`, of a stream that is taken one after the other."""
+    try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError
+        return iter(value)
+    except Exception:  # whatever the object's own code raises
+        raise InvalidTypeError(f"{name}: expected an iterable of {what}, got {brief(value)}") from None
+
+
+def mapping(value: Any, name: str, what: str = "") -> Mapping[Any, Any]:
+    """A mapping; `what` it maps goes into the refusal, such as "from names to arrays"."""
+    if not isinstance(value, Mapping):
+        raise InvalidTypeError(f"{name}: expected a mapping{what and f' {what}'}, got {brief(value)}")
+    return value
+
+
+def callback(value: Any, name: str) -> None:
+    """Refuse what is no function; None stands for none."""
+    if value is not None and not callable(value):
+        raise InvalidTypeError(f"{name}: expected a function, got {brief(value)}")
+
+
+def buffer(value: Any, name: str, *, is_written: bool = False) -> memoryview:
+    """The bytes of an object in one piece, for reading or, if it `is_written`, for writing."""
+    try:
+        view = memoryview(value)
+        if view.format == "O":  # addresses of objects: whoever writes bytes over them breaks the process
+            raise TypeError
+        view = view.cast("B") if view.nbytes else memoryview(bytearray())
+    except Exception:  # whatever the object's own code raises
+        raise InvalidTypeError(f"{name}: expected bytes in one piece, got {brief(value)}") from None
+    if is_written and view.readonly:
+        raise InvalidValueError(f"{name}: is read-only: {brief(value)}")
+    return view
+
+
+def text(value: Any, name: str) -> str:
+    """A string."""
+    if not isinstance(value, str):
+        raise InvalidTypeError(f"{name}: expected a string, got {brief(value)}")
+    return value
+
+
+def utf_8(value: Any, name: str) -> bytes:
+    """The bytes of a string."""
+    try:
+        return text(value, name).encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidValueError(f"{name}: {quote(value)} has half of a surrogate pair, which is not UTF-8") from None
+
+
+def state(value: Any, form: str, version: int) -> Mapping[str, Any]:
     """What a `to_dict` returned: a mapping whose `format` and `version` are these."""
-    if not isinstance(mapping, Mapping):
-        raise InvalidTypeError(f"mapping: expected a mapping, got {brief(mapping)}")
-    if not isinstance(mapping.get("format"), str) or mapping["format"] != form:
-        raise InvalidValueError(f"format: expected {form!r}, got {brief(mapping.get('format'))}")
-    if type(mapping.get("version")) is not int or mapping["version"] != version:
-        raise InvalidValueError(f"version: {brief(mapping.get('version'))} is unknown; known: {version}")
-    return mapping
+    found = mapping(value, "mapping")
+    if not isinstance(found.get("format"), str) or found["format"] != form:
+        raise InvalidValueError(f"format: expected {form!r}, got {brief(found.get('format'))}")
+    if type(found.get("version")) is not int or found["version"] != version:
+        raise InvalidValueError(f"version: {brief(found.get('version'))} is unknown; known: {version}")
+    return found
 
 
 def shape(value: Any, name: str = "shape") -> tuple[int, ...]:

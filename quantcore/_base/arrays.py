@@ -188,7 +188,7 @@ def _is_memory(data: Any) -> bool:
     """Whether an object hands out its memory, and is no array of something else."""
     try:
         memoryview(data)
-    except TypeError:
+    except Exception:  # whatever the object's own code raises
         return False
     return not hasattr(data, "__array__")
 

@@ -4,15 +4,14 @@ import re
 import warnings
 from collections.abc import Iterable
 
+from quantcore._base import arguments
 from quantcore._base.text import brief, printable
 from quantcore.errors import InvalidTypeError, InvalidValueError
 
 
 def compile_patterns(patterns: Iterable[str], name: str) -> tuple[re.Pattern[str], ...]:
     """The patterns, compiled; a single string is refused, since it would count as many patterns of one letter."""
-    if isinstance(patterns, str):
-        raise InvalidTypeError(f"{name}: expected an iterable of regular expressions, got the string {brief(patterns)}")
-    return tuple(_compile(pattern, name) for pattern in patterns)
+    return tuple(_compile(pattern, name) for pattern in arguments.entries(patterns, name, "regular expressions"))
 
 
 def unused_patterns(patterns: Iterable[re.Pattern[str]], name: str, names: Iterable[str]) -> list[str]:

@@ -72,7 +72,7 @@ def unpack_nibbles(data: Any, size: int, order: str, *, signed: bool = True) -> 
         `data` has another number of bytes than `size` asks for; `order` is something else.
     """
     packed = arrays.contiguous(arrays.take_bytes(data, "data")).reshape(-1)
-    size = arguments.integer(size, "size", 0)
+    size = arguments.count(size, "size")
     if packed.size != (size + 1) // 2:
         raise InvalidValueError(f"data: {size} codes take {(size + 1) // 2} bytes, got {packed.size}")
     nibbles = np.empty((packed.size, 2), np.uint8)

@@ -192,8 +192,8 @@ def run_full_benchmark_suite(
     """
     size, channels = arguments.integer(size, "size", 1), arguments.integer(channels, "channels", 1)
     if size % channels:
-        raise InvalidValueError(f"size: expected a multiple of channels ({channels}), got {size}")
-    generator, widths = generator_of(rng), tuple(bits)
+        raise InvalidValueError(f"size: expected a multiple of channels ({brief(channels)}), got {brief(size)}")
+    generator, widths = generator_of(rng), arguments.entries(bits, "bits", "numbers of bits")
     granularities = (
         QuantGranularity.per_tensor(),
         QuantGranularity.per_channel(0),
@@ -236,5 +236,5 @@ def _result(name: Any, sums: ErrorSums, bits: int, granularity: str, mode: str, 
 
 def _text(granularity: QuantGranularity) -> str:
     if granularity.group_size is not None:
-        return f"per_group({granularity.group_size})"
+        return f"per_group({brief(granularity.group_size)})"
     return "per_tensor" if granularity.axis is None else f"per_channel({granularity.axis})"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 from zipfile import ZipInfo
 
+from quantcore._base import arguments
 from quantcore.errors import FileFormatError
 from quantcore.files.disk import InputFile
 
@@ -22,7 +23,7 @@ _RAW_DEFLATE = -15
 
 def read_each_run(read_into: Callable[[int, Any], None], offset: int, n_runs: int, stride: int, buffer: Any) -> None:
     """Fill the equal parts of a buffer with the bytes from `offset`, `offset + stride`, and so on."""
-    view = memoryview(buffer).cast("B")
+    view = arguments.buffer(buffer, "buffer", is_written=True)
     size = len(view) // n_runs
     for i in range(n_runs):
         read_into(offset + i * stride, view[i * size : (i + 1) * size])
@@ -49,7 +50,7 @@ class StoredMember:
 
     def read_into(self, offset: int, buffer: Any) -> None:
         """Fill a buffer with the bytes from `offset`."""
-        view = memoryview(buffer).cast("B")
+        view = arguments.buffer(buffer, "buffer", is_written=True)
         self._file.read_part(self._first, self._info.file_size, offset, view)
         while self._n_checked < offset:
             count = min(_MOST_BYTES, offset - self._n_checked)
@@ -82,7 +83,7 @@ class DeflatedMember:
 
     def read_runs(self, offset: int, n_runs: int, stride: int, buffer: Any) -> None:
         """Fill the equal parts of a buffer with the bytes from `offset`, `offset + stride`, and so on."""
-        view = memoryview(buffer).cast("B")
+        view = arguments.buffer(buffer, "buffer", is_written=True)
         size = len(view) // n_runs
         parts = [view[i * size : (i + 1) * size] for i in range(n_runs)]
         places = [offset + i * stride for i in range(n_runs)]

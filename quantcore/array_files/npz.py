@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from quantcore._base import arguments
 from quantcore.array_files.members import DeflatedMember, StoredMember
 from quantcore.array_files.npy import NpyHeader, read_header
 from quantcore.errors import FileFormatError
@@ -135,7 +136,7 @@ class _Window(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
+        view = arguments.buffer(buffer, "buffer", is_written=True)
         count = max(0, min(len(view), self._file.size - self._position))
         self._file.read_into(self._position, view[:count])
         self._position += count

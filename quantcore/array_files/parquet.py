@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcore._base import arguments
 from quantcore._base.extras import missing_extra
 from quantcore._base.text import brief
 from quantcore.errors import FileFormatError
@@ -34,7 +35,7 @@ class ParquetColumn:
 
     def read_into(self, start: int, buffer: Any) -> None:
         """Fill a buffer with the bytes from `start` on, of the array in C order."""
-        view = memoryview(buffer).cast("B")
+        view = arguments.buffer(buffer, "buffer", is_written=True)
         if start < self._position:
             self._position, self._pieces, self._piece = self._beginning()
         done = 0

@@ -17,7 +17,7 @@ from quantcore.files.strict_json import parse_object
 MOST_CHUNK_BYTES = 1 << 31
 """The limit of a chunk, which is decoded as a whole."""
 _V3, _V2_ARRAY, _V2_GROUP = ZARR_NAMES
-_MOST_METADATA_BYTES = 100_000_000
+_MOST_METADATA_BYTES, _METADATA = 100_000_000, "metadata"
 
 
 def is_zarr(path: Path) -> bool:
@@ -85,8 +85,7 @@ def _files(folder: Path) -> Callable[[str], bytes | None]:
         if not (folder / name).exists():
             return None
         with InputFile(folder / name) as file:
-            _check_size(file.size, file.label)
-            return bytes(file.read(0, file.size))
+            return bytes(file.read_whole(_MOST_METADATA_BYTES, _METADATA))
 
     return bytes_of
 
@@ -105,7 +104,7 @@ def _kind(read: Callable[[str], bytes | None], label: str) -> str | None:
 
 def _check_size(size: int, label: str) -> None:
     if size > _MOST_METADATA_BYTES:
-        raise FileFormatError(f"{label}: {size} bytes of metadata, the limit is {_MOST_METADATA_BYTES}")
+        raise FileFormatError(f"{label}: {size} bytes, the limit of {_METADATA} is {_MOST_METADATA_BYTES}")
 
 
 def label_of(label: str, place: str) -> str:

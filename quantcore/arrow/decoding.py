@@ -66,6 +66,8 @@ def dequantize(
 
 
 def _type_of_codes(kind: pa.DataType, params: QuantParams | Quantized | None) -> Quantized:
+    if params is not None and not isinstance(params, (QuantParams, AffineType, BlockType)):
+        raise InvalidTypeError(f"params: expected QuantParams or the type of a column, got {brief(params)}")
     if isinstance(kind, (AffineType, BlockType)):
         if params is not None and params != kind and params != getattr(kind, "params", None):
             raise InvalidValueError(f"params: the column has parameters of its own, and other ones: {kind}")
@@ -75,9 +77,7 @@ def _type_of_codes(kind: pa.DataType, params: QuantParams | Quantized | None) ->
             f"column: {kind} has no parameters; params= gives the ones that it was quantized with, if they are known"
         )
     if isinstance(params, QuantParams):
-        params = AffineType(params, kind.list_size if pa.types.is_fixed_size_list(kind) else None)
-    if not isinstance(params, (AffineType, BlockType)):
-        raise InvalidTypeError(f"params: expected QuantParams or the type of a column, got {brief(params)}")
+        return AffineType(params, kind.list_size if pa.types.is_fixed_size_list(kind) else None)
     return params
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from quantcore._base import arguments
 from quantcore._base.text import brief
 from quantcore.affine import QuantParams
 from quantcore.arrow import columns as boundary
@@ -133,15 +134,12 @@ def _by_name(columns: Any) -> dict[str, Any]:
         return {columns: None}
     if isinstance(columns, Mapping):
         return dict(columns)
-    try:
-        names = list(columns)
-    except TypeError:
-        raise InvalidTypeError(f"columns: expected names of columns, got {brief(columns)}") from None
-    return dict.fromkeys(names)
+    return {arguments.text(name, "columns"): None for name in arguments.entries(columns, "columns", "names of columns")}
 
 
 def _place_of(table: Any, name: Any) -> int:
-    places = table.schema.get_all_field_indices(name) if isinstance(name, str) else []
+    arguments.utf_8(name, "columns")
+    places = table.schema.get_all_field_indices(name)
     if len(places) != 1:
         names = ", ".join(table.schema.names)
         raise InvalidValueError(f"columns: expected one of {brief(names, 200)}, got {brief(name)}")

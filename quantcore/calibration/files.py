@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcore._base import arguments
 from quantcore._base.patterns import compile_patterns, unused_patterns
 from quantcore._base.text import brief
 from quantcore.array_files.slabs import BoxSlab, ChannelSlab
@@ -79,10 +80,10 @@ def calibrate_files(
         raise InvalidTypeError(f"calibrator: expected a Calibrator, got {brief(calibrator)}")
     if calibrator.has_data:
         raise InvalidValueError(f"calibrator: expected one without data, got {calibrator.num_batches} batches")
-    if isinstance(paths, (str, bytes, os.PathLike)):
-        raise InvalidTypeError(f"paths: expected an iterable of paths, got {brief(paths)}")
-    paths, patterns = list(paths), compile_patterns(exclude, "exclude")
+    paths, patterns = arguments.entries(paths, "paths", "paths"), compile_patterns(exclude, "exclude")
     nan_policy = check_nan_policy(nan_policy)
+    arguments.callback(notify, "notify")
+    arguments.callback(progress, "progress")
     notify = notify or partial(warnings.warn, stacklevel=3)
 
     def is_wanted(array: FileArray) -> bool:

@@ -9,12 +9,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from quantcore._base.text import brief
+from quantcore._base import arguments
+from quantcore._base.text import brief, quote
 from quantcore.calibration.calibrator import Calibrator
-from quantcore.errors import FileFormatError, InvalidValueError, QuantcoreError
+from quantcore.errors import FileFormatError, InvalidTypeError, InvalidValueError, QuantcoreError
 from quantcore.files.disk import InputFile, OutputFile, label
 from quantcore.files.kinds import GGUF, HEAD_BYTES, NPY, NPZ, PARQUET, SAFETENSORS, STATISTICS, ZARR, kind_of
-from quantcore.files.strict_json import parse_object
+from quantcore.files.strict_json import read_object
 
 __all__ = ["load_statistics", "merge_statistics", "save_statistics", "statistics_parts"]
 
@@ -52,6 +53,10 @@ def save_statistics(
     InvalidStateError
         A calibrator has no data.
     """
+    for name, calibrator in arguments.mapping(calibrators, "calibrators", "from names to Calibrators").items():
+        arguments.utf_8(name, "calibrators: name")
+        if not isinstance(calibrator, Calibrator):
+            raise InvalidTypeError(f"calibrators: {quote(name)}: expected a Calibrator, got {brief(calibrator)}")
     with OutputFile(path, force=force, inputs=inputs) as file:
         for part in statistics_parts(calibrators):
             file.write(part.encode())
@@ -88,13 +93,11 @@ def load_statistics(path: str | os.PathLike[str]) -> dict[str, Calibrator]:
         The file cannot be read.
     """
     with InputFile(path) as file:
-        if file.size > MAX_BYTES:
-            raise FileFormatError(f"{file.label}: {file.size} bytes, the limit of a statistics file is {MAX_BYTES}")
         kind = kind_of(file.read(0, min(HEAD_BYTES, file.size)))
         if kind is not None and kind != STATISTICS:
             use = "quantcore calibrate takes it without --merge" if kind in _DATA else kind.use
             raise FileFormatError(f"{file.label}: statistics: not valid JSON, but {kind.name}: {use}")
-        content = parse_object(file.read(0, file.size), file.label, "statistics")
+        content = read_object(file, MAX_BYTES, "statistics")
     where = label(path)
     if content.get("format") != FORMAT:
         raise FileFormatError(f"{where}: format: expected {FORMAT!r}, got {brief(content.get('format'))}")
@@ -119,7 +122,7 @@ def merge_statistics(paths: Iterable[str | os.PathLike[str]]) -> dict[str, Calib
         Two calibrators of one name differ in method, bits or shape, or are moving averages.
     """
     merged: dict[str, Calibrator] = {}
-    for path in paths:
+    for path in arguments.entries(paths, "paths", "paths"):
         for name, calibrator in load_statistics(path).items():
             if name not in merged:
                 merged[name] = calibrator

@@ -24,13 +24,9 @@ class OverrideFile:
     def read(self) -> list[tuple[str, str]]:
         """Its pairs, in order."""
         with InputFile(self.path) as file:
-            if file.size > _MOST_FILE_BYTES:
-                raise FileFormatError(f"{file.label}: {file.size} bytes, the limit is {_MOST_FILE_BYTES}")
-            data = bytes(file.read(0, file.size))
+            words = file.read_text(_MOST_FILE_BYTES).split()
             try:
-                return [override(word) for word in data.decode("utf-8").split()]
-            except UnicodeDecodeError:
-                raise FileFormatError(f"{file.label}: not UTF-8") from None
+                return [override(word) for word in words]
             except argparse.ArgumentTypeError as error:
                 raise FileFormatError(f"{file.label}: {error}") from None
 

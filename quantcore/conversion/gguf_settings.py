@@ -79,7 +79,7 @@ def check_tensor_types(tensor_types: Any) -> tuple[tuple[re.Pattern[str], GGMLTy
     """Pairs of a pattern of names and the type that it asks for."""
     try:
         pairs = [(pattern, chosen) for pattern, chosen in tensor_types]
-    except (TypeError, ValueError):
+    except Exception:  # whatever the object's own code raises
         raise InvalidTypeError(
             f"tensor_types: expected pairs of a regex and a type, got {brief(tensor_types)}"
         ) from None
@@ -90,8 +90,6 @@ def check_tensor_types(tensor_types: Any) -> tuple[tuple[re.Pattern[str], GGMLTy
 
 def check_arch(arch: str | None) -> str | None:
     """None, or a name that may be one of an architecture."""
-    if arch is not None and not isinstance(arch, str):
-        raise InvalidTypeError(f"arch: expected a string, got {brief(arch)}")
-    if arch is not None and not is_architecture(arch):
+    if arch is not None and not is_architecture(arguments.text(arch, "arch")):
         raise InvalidValueError(f"arch: expected a name such as 'llama', got {quote(arch)}")
     return arch

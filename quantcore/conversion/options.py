@@ -53,6 +53,8 @@ class ConversionOptions:
         return replace(self, long_names=True, keeps_ones=True)
 
     def __post_init__(self) -> None:
+        local_path(self.target)
+        arguments.callback(self.progress, "progress")
         arguments.flag(self.force, "force")
         arguments.flag(self.dry_run, "dry_run")
         parallel.check_threads(self.n_threads)

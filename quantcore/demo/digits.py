@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcore._base import arguments, arrays
 from quantcore._base.records import shown
 from quantcore.analysis.measures import sqnr_db
 from quantcore.blockwise.codebooks import BITSANDBYTES_CODES
@@ -22,6 +23,8 @@ from quantcore.conversion import quantize_model
 from quantcore.conversion.file_types import name_of_pure
 from quantcore.conversion.rules import UNWEIGHTED_MODEL_TYPES, unweighted_model_type
 from quantcore.conversion.to_bitsandbytes import quantize_checkpoint
+from quantcore.errors import InvalidValueError
+from quantcore.files.paths import local_path
 from quantcore.ggml.types import TYPES_BY_NAME, GGUFQuantType
 from quantcore.models import open_model
 from quantcore.safetensors.reader import SafetensorsReader
@@ -85,13 +88,25 @@ def top1_accuracy(weights: Weights) -> float:
     weights : dict
         As `digits_weights` returns.
     """
+    taken = _check_weights(weights)
     images, labels = digits_test_set()
     x = images.astype(np.float32) / 16
     for layer in LAYERS:
-        x = x @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"]
+        x = x @ taken[f"{layer}.weight"].T + taken[f"{layer}.bias"]
         if layer != LAYERS[-1]:
             x = np.maximum(x, 0)
     return float(np.mean(x.argmax(axis=1) == labels))
+
+
+def _check_weights(weights: Any) -> Weights:
+    taken = {}
+    for name, original in digits_weights().items():
+        given = arguments.mapping(weights, "weights", "from names to arrays").get(name)
+        source = arrays.take_floats(given, f"weights: {name}")
+        if source.shape != original.shape:
+            raise InvalidValueError(f"weights: {name}: expected shape {original.shape}, got {source.shape}")
+        taken[name] = source.values(0, source.size).reshape(source.shape).astype(np.float32, copy=False)
+    return taken
 
 
 def evaluate_formats(
@@ -112,10 +127,11 @@ def evaluate_formats(
     tuple of FormatEvaluation
         In the order of `formats`.
     """
+    names = [_format_name(fmt) for fmt in arguments.entries(formats, "formats", "types")]
     if folder is not None:
-        return tuple(_evaluate(_format_name(f), Path(folder)) for f in formats)
+        return tuple(_evaluate(name, local_path(folder)) for name in names)
     with tempfile.TemporaryDirectory(prefix="quantcore-") as scratch:
-        return evaluate_formats(formats, folder=Path(scratch))
+        return tuple(_evaluate(name, Path(scratch)) for name in names)
 
 
 def _format_name(fmt: GGUFQuantType | str | int) -> str:

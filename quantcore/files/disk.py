@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from quantcore._base import arguments
 from quantcore.errors import OutputFileError
 from quantcore.files import system
 from quantcore.files.inputs import InputFile
@@ -117,7 +118,7 @@ class OutputFile:
 
     def write_at(self, offset: int, data: Any) -> None:
         """Write from this offset of the file on."""
-        view = memoryview(data).cast("B")
+        view = arguments.buffer(data, "data")
         start = self._run[0] if offset == self._run[1] else offset
         with naming(self.path):
             while len(view):
@@ -307,6 +308,8 @@ def check_output(
     `makes_folder` says that the folder is made if it does not exist.
     """
     local_path(path)
+    force = arguments.flag(force, "force")
+    inputs = [local_path(source) for source in arguments.entries(inputs, "inputs", "paths")]
     if not os.path.basename(os.fsdecode(path)):
         raise OutputFileError(f"output: expected the path of a file, got {os.fsdecode(path)!r}")
     for source in inputs:

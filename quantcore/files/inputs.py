@@ -7,6 +7,8 @@ import os
 import stat
 from typing import Any, NoReturn, Self
 
+from quantcore._base import arguments
+from quantcore._base.text import brief
 from quantcore.errors import FileFormatError, InvalidTypeError, InvalidValueError
 from quantcore.files import system
 from quantcore.files.paths import label, local_path, naming
@@ -31,7 +33,7 @@ class InputFile:
 
     def read_into(self, offset: int, buffer: Any) -> None:
         """Fill `buffer` with the bytes from `offset`; FileFormatError if the file ends first."""
-        view = memoryview(buffer).cast("B")
+        view = arguments.buffer(buffer, "buffer", is_written=True)
         done = 0
         while done < len(view):
             with naming(self.path):
@@ -49,12 +51,29 @@ class InputFile:
         self.read_into(offset, buffer)
         return buffer
 
+    def read_whole(self, limit: int, what: str = "") -> bytearray:
+        """All bytes of the file; FileFormatError if there are more than `limit`, which is that of `what`."""
+        if self.size > limit:
+            limited = f"the limit of {what}" if what else "the limit"
+            raise FileFormatError(f"{self.label}: {self.size} bytes, {limited} is {limit}")
+        return self.read(0, self.size)
+
+    def read_text(self, limit: int) -> str:
+        """As `read_whole`, of a file that has to be UTF-8."""
+        try:
+            return self.read_whole(limit).decode("utf-8")
+        except UnicodeDecodeError:
+            raise FileFormatError(f"{self.label}: is not UTF-8") from None
+
     def read_part(self, first: int, size: int, start: int, buffer: Any) -> None:
         """Fill `buffer` from byte `start` of a part of the file: the `size` bytes from offset `first`."""
-        count = memoryview(buffer).nbytes
-        if start < 0 or start + count > size:
-            raise InvalidValueError(f"start: {count} bytes from {start} on are not within the {size} bytes there are")
-        self.read_into(first + start, buffer)
+        view, start = arguments.buffer(buffer, "buffer", is_written=True), arguments.integer(start, "start", 0)
+        count = view.nbytes
+        if start + count > size:
+            raise InvalidValueError(
+                f"start: {count} bytes from {brief(start)} on are not within the {size} bytes there are"
+            )
+        self.read_into(first + start, view)
 
     @property
     def is_closed(self) -> bool:

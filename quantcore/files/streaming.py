@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcore._base import parallel
+from quantcore._base import arguments, parallel
 
 Item = TypeVar("Item")
 Part = TypeVar("Part")
@@ -59,6 +59,7 @@ class Progress:
     """
 
     def __init__(self, total: int, tell: Callable[[int, int], None] | None) -> None:
+        arguments.callback(tell, "progress")
         self._total = total
         self._tell = tell
         self._done = 0

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from quantcore.errors import FileFormatError
+from quantcore.files.inputs import InputFile
 
 # Bytes in memory for each such character, roughly: a dict, a list, half of a string, a name's place, an item's place.
 _WEIGHTS = {b"{": 200, b"[": 80, b'"': 30, b":": 60, b",": 16}
@@ -28,6 +29,11 @@ _FIRST_WINDOW = 1 << 10
 _GROWTH = 16
 _LONGEST_MEMBER = _FIRST_WINDOW * _GROWTH**2
 _LONGEST_NAME = _FIRST_WINDOW * _GROWTH**3
+
+
+def read_object(file: InputFile, limit: int, field: str, *, nan: bool = False) -> dict[str, Any]:
+    """The object that an open file of at most `limit` bytes holds; the other parameters are those of `parse_object`."""
+    return parse_object(file.read_whole(limit, f"the {field}"), file.label, field, nan=nan)
 
 
 def parse_object(data: bytes | bytearray, path: str, field: str, *, nan: bool = False) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
 from quantcore._base.notebook import rows_table
-from quantcore._base.text import bytes_text, shorten
+from quantcore._base.text import brief, bytes_text, shorten
+from quantcore.errors import InvalidTypeError
 from quantcore.files.inputs import InputFile
 
 
+@runtime_checkable
 class Placed(Protocol):
     """A tensor that lies in one piece in its file."""
 
@@ -74,6 +76,8 @@ class TensorReader(TensorFiles):
 
     def read_into(self, tensor: Placed, start: int, buffer: Any) -> None:
         """Fill `buffer` with the tensor's bytes from byte `start`; ValueError beyond the tensor's end."""
+        if not isinstance(tensor, Placed):
+            raise InvalidTypeError(f"tensor: expected one of the file's tensors, got {brief(tensor)}")
         self._file.read_part(tensor.offset, tensor.nbytes, start, buffer)
 
     def close(self) -> None:

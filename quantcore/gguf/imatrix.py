@@ -52,6 +52,18 @@ class Imatrix:
     chunk_size: int = 0
     path: str = ""
 
+    def __post_init__(self) -> None:
+        for name, entry in arguments.mapping(self.entries, "entries", "from names to entries").items():
+            if not arguments.text(name, "entries: name") or not isinstance(entry, ImatrixEntry):
+                raise InvalidTypeError(f"entries: {quote(name)}: expected an ImatrixEntry, got {brief(entry)}")
+        if not isinstance(self.datasets, tuple):
+            raise InvalidTypeError(f"datasets: expected a tuple of names, got {brief(self.datasets)}")
+        for dataset in self.datasets:
+            arguments.text(dataset, "datasets")
+        arguments.integer(self.chunk_count, "chunk_count", 0)
+        arguments.integer(self.chunk_size, "chunk_size", 0)
+        arguments.text(self.path, "path")
+
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Imatrix":
         """Read a file of llama-imatrix: GGUF, or the older binary layout (`.dat`).
@@ -87,11 +99,10 @@ class Imatrix:
         ValueError, TypeError
             Activations are not finite floats, or differ in their number of columns.
         """
-        if not isinstance(activations, Mapping):
-            raise InvalidTypeError(f"activations: expected a mapping from names to arrays, got {brief(activations)}")
+        activations = arguments.mapping(activations, "activations", "from names to arrays")
         size = arguments.integer(chunk_size, "chunk_size", 1)
-        names = tuple(str(name) for name in arguments.entries(datasets, "datasets", "names"))
-        entries = {name: _sum_up(name, values) for name, values in activations.items()}
+        names = tuple(arguments.text(name, "datasets") for name in arguments.entries(datasets, "datasets", "names"))
+        entries = {arguments.text(name, "activations"): _sum_up(name, values) for name, values in activations.items()}
         most = max((int(entry.counts.max(initial=0)) for entry in entries.values()), default=0)
         return cls(entries, names, -(-most // size), size)
 
@@ -106,7 +117,7 @@ class Imatrix:
         InvalidValueError
             There is no such tensor.
         """
-        entry = self.entries.get(name)
+        entry = self.entries.get(arguments.text(name, "name"))
         if entry is None:
             raise InvalidValueError(f"importance matrix: no tensor {quote(name)} among {len(self.entries)}")
         return entry.weights()

@@ -13,9 +13,10 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from quantcore._base import arguments
 from quantcore._base.records import shown
 from quantcore._base.text import quote
-from quantcore.errors import FileFormatError, InvalidValueError
+from quantcore.errors import FileFormatError, InvalidTypeError, InvalidValueError
 from quantcore.files.disk import InputFile, OutputFile, label
 from quantcore.files.kinds import HEAD_BYTES, kind_of, say_wrong
 from quantcore.ggml.types import GGUFQuantType
@@ -31,6 +32,7 @@ _CHUNK_SIZE_KEY = "imatrix.chunk_size"
 _SUMS, _COUNTS, _FIRST_SUMS = ".in_sum2", ".counts", ".in_sum"
 _SMALLEST_LEGACY_ENTRY = 4 + 1 + 4 + 4 + 4
 _MOST_COUNT = 2.0**53
+_MOST_INT32 = 2**31 - 1
 
 
 @shown()
@@ -55,11 +57,24 @@ class ImatrixEntry:
     first_sums: NDArray[np.floating] | None = None
     is_legacy: bool = False
 
+    def __post_init__(self) -> None:
+        sums, counts = self.sums, self.counts
+        if not _is_matrix(sums) or not (self.first_sums is None or _is_matrix(self.first_sums)):
+            raise InvalidTypeError("sums, first_sums: expected arrays of floats of shape (experts, cols)")
+        if not isinstance(counts, np.ndarray) or counts.dtype.kind not in "iu" or counts.shape != sums.shape[:1]:
+            raise InvalidTypeError(f"counts: expected an array of integers of shape {sums.shape[:1]}")
+        if self.first_sums is not None and self.first_sums.shape != sums.shape:
+            raise InvalidValueError(f"first_sums: expected shape {sums.shape}, got {self.first_sums.shape}")
+
     def weights(self) -> NDArray[np.float32]:
         """Mean squares in float32, of shape (experts, cols): 1 where nothing was counted."""
         counts = self.counts.astype(np.float32)[:, None]
         unused = self.sums.astype(np.float32) if self.is_legacy else np.float32(1)
         return np.where(counts > 0, self.sums.astype(np.float32) / np.where(counts > 0, counts, 1), unused)
+
+
+def _is_matrix(values: object) -> bool:
+    return isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.ndim == 2 and values.size > 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,18 +124,32 @@ def write_gguf(matrix: ImatrixFile, path: str | os.PathLike[str], *, force: bool
 def write_legacy(matrix: ImatrixFile, path: str | os.PathLike[str], *, force: bool) -> None:
     """Write the older layout: means times the number of chunks, which is its count."""
     with OutputFile(path, force=force) as file:
-        file.write(struct.pack("<i", len(matrix.entries)))
+        file.write(_integer(len(matrix.entries), "number of tensors"))
         for name, entry in sorted(matrix.entries.items(), key=lambda item: item[0].encode()):
-            encoded = name.encode("utf-8")
             count = int(entry.counts.max())
             if not entry.is_legacy and matrix.chunk_size:
                 count = -(-count // matrix.chunk_size)
             _narrow(entry.sums, name)
             values = _narrow(entry.weights().astype(np.float64) * max(count, 1), name).ravel()
-            file.write(struct.pack("<i", len(encoded)) + encoded + struct.pack("<ii", count, values.size))
+            file.write(_text(name, "name of a tensor"))
+            file.write(_integer(count, f"count of {quote(name)}"))
+            file.write(_integer(values.size, f"number of sums of {quote(name)}"))
             file.write(np.ascontiguousarray(values))
-        dataset = (matrix.datasets[0] if matrix.datasets else "").encode("utf-8")
-        file.write(struct.pack("<ii", matrix.chunk_count, len(dataset)) + dataset)
+        file.write(_integer(matrix.chunk_count, "chunk_count"))
+        file.write(_text(matrix.datasets[0] if matrix.datasets else "", "name of the data"))
+
+
+def _integer(number: int, field: str) -> bytes:
+    """A number of the older layout; InvalidValueError where it is too large for it."""
+    return struct.pack("<i", arguments.integer(number, f"importance matrix: {field}", 0, _MOST_INT32))
+
+
+def _text(text: str, field: str) -> bytes:
+    """A string of the older layout; InvalidValueError where it is longer than the reader allows, or not UTF-8."""
+    data = arguments.utf_8(text, field)
+    if len(data) > MAX_KEY_BYTES:
+        raise InvalidValueError(f"{field}: {len(data)} bytes, the limit is {MAX_KEY_BYTES}: {quote(text)}")
+    return _integer(len(data), f"length of the {field}") + data
 
 
 def _narrow(sums: NDArray[np.floating], name: str) -> NDArray[np.float32]:

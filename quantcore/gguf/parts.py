@@ -8,8 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from quantcore._base import arguments
 from quantcore._base.text import quote
-from quantcore.errors import FileFormatError
+from quantcore.errors import FileFormatError, InvalidValueError
 from quantcore.files.paths import label
 from quantcore.files.tensor_reader import TensorFiles
 from quantcore.gguf.layout import SPLIT_COUNT_KEY, SPLIT_NO_KEY, SPLIT_TENSORS_KEY, TensorInfo, ValueType
@@ -70,12 +71,17 @@ class GGUFModel(TensorFiles):
         return self.parts[0].value(key)
 
     def part_of(self, name: str) -> int:
-        """The number of the part that has a tensor, from 0 on."""
-        return self._part_of[name]
+        """The number of the part that has a tensor, from 0 on; InvalidValueError if none has it."""
+        return self._numbered(name, "name")
+
+    def _numbered(self, name: Any, field: str) -> int:
+        if (number := self._part_of.get(arguments.text(name, field))) is None:
+            raise InvalidValueError(f"{field}: {label(self.path)} has no tensor {quote(name)}")
+        return number
 
     def read_into(self, tensor: TensorInfo, start: int, buffer: Any) -> None:
         """Fill `buffer` with the tensor's bytes from byte `start`; ValueError beyond the tensor's end."""
-        self.parts[self._part_of[tensor.name]].read_into(tensor, start, buffer)
+        self.parts[self._numbered(getattr(tensor, "name", None), "tensor")].read_into(tensor, start, buffer)
 
     def close(self) -> None:
         """Close all files."""

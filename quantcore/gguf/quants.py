@@ -12,7 +12,8 @@ or NaN.
 
 import operator
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, ClassVar
 
@@ -20,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcore import ggml
-from quantcore._base.text import brief
+from quantcore._base import arguments
+from quantcore._base.text import brief, reason
 from quantcore.errors import InvalidTypeError, InvalidValueError
 from quantcore.ggml import GGML_TYPES, SUPPORTED_TYPES, GGMLType, GGUFQuantType, ImatrixUse
 
@@ -60,7 +62,7 @@ def quant_shape_to_byte_shape(shape: Sequence[int], quant_type: int) -> tuple[in
         The type is unknown.
     """
     layout = _layout(quant_type)
-    *rows, row = shape
+    *rows, row = arguments.shape(shape)
     if row % layout.block_size:
         raise InvalidValueError(
             f"Quantized tensor row size ({row}) is not a multiple of {layout.name} block size ({layout.block_size})"
@@ -84,7 +86,7 @@ def quant_shape_from_byte_shape(shape: Sequence[int], quant_type: int) -> tuple[
         The type is unknown.
     """
     layout = _layout(quant_type)
-    *rows, row = shape
+    *rows, row = arguments.shape(shape)
     if row % layout.bytes_per_block:
         raise InvalidValueError(
             f"Quantized tensor bytes per row ({row}) is not a multiple of {layout.name} type size "
@@ -115,9 +117,11 @@ def quantize(data: Any, qtype: int) -> NDArray[Any]:
     NotImplementedError
         The type is not one that `quantcore.quantize` takes, or it needs an importance matrix.
     """
-    if (dtype := _PLAIN.get(qtype)) is not None:
-        values: NDArray[Any] = data.astype(dtype, copy=False)
-        return values
+    data = _tensor(data)
+    if (dtype := _PLAIN.get(_index(qtype))) is not None:
+        with _plainly(dtype):
+            values: NDArray[Any] = data.astype(dtype, copy=False)
+            return values
     return _class_of(qtype, "Quantization").quantize(data)
 
 
@@ -141,9 +145,11 @@ def dequantize(data: Any, qtype: int) -> NDArray[Any]:
     NotImplementedError
         The type is not one that `quantcore.dequantize` takes.
     """
-    if (dtype := _PLAIN.get(qtype)) is not None:
-        values: NDArray[Any] = data.view(dtype).astype(np.float32, copy=False)
-        return values
+    data = _tensor(data)
+    if (dtype := _PLAIN.get(_index(qtype))) is not None:
+        with _plainly(dtype):
+            values: NDArray[Any] = data.view(dtype).astype(np.float32, copy=False)
+            return values
     return _class_of(qtype, "Dequantization").dequantize(data)
 
 
@@ -165,6 +171,7 @@ class BlockType:
     @classmethod
     def can_quantize(cls, tensor: Any) -> bool:
         """Whether the rows are whole blocks."""
+        tensor = _tensor(tensor)
         return len(tensor.shape) > 0 and tensor.shape[-1] % cls.block_size == 0
 
     @classmethod
@@ -178,7 +185,7 @@ class BlockType:
     @classmethod
     def dequantize(cls, tensor: Any) -> NDArray[np.float32]:
         """Decode an array or a lazy tensor (see `dequantize` of the module)."""
-        values: NDArray[np.float32] = _apply(cls.dequantize_rows, tensor, np.float32, cls._value_shape)
+        values: NDArray[np.float32] = _apply(cls.dequantize_rows, _tensor(tensor), np.float32, cls._value_shape)
         return values
 
     @classmethod
@@ -188,7 +195,7 @@ class BlockType:
             raise UnsupportedTypeError(
                 f"Quantization for {cls.qtype.name} needs an importance matrix: quantcore.quantize(..., imatrix=...)"
             )
-        if rows.dtype.kind in "iub":
+        if _tensor(rows).dtype.kind in "iub":
             rows = rows.astype(np.float32)
         try:
             return ggml.quantize(rows, cls.qtype)
@@ -198,7 +205,7 @@ class BlockType:
     @classmethod
     def dequantize_rows(cls, rows: Any) -> NDArray[np.float32]:
         """Decode an array of whole rows of bytes."""
-        cls._value_shape(rows.shape)  # for gguf-py's message
+        cls._value_shape(_tensor(rows).shape)  # for gguf-py's message
         return ggml.dequantize(rows.view(np.uint8), cls.qtype, strict=False)
 
     @classmethod
@@ -220,6 +227,22 @@ class BlockType:
         return quant_shape_from_byte_shape(shape, cls.qtype)
 
 
+def _tensor(data: Any) -> Any:
+    """An array, or a lazy tensor of gguf-py; anything else is refused."""
+    if not isinstance(data, np.ndarray) and not hasattr(type(data), "_wrap_fn"):
+        raise InvalidTypeError(f"data: expected an array or a lazy tensor, got {brief(data)}")
+    return data
+
+
+@contextmanager
+def _plainly(dtype: type[np.floating[Any]]) -> Iterator[None]:
+    """Let what NumPy says of a conversion between plain types be an error of ours."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise InvalidValueError(f"data: {reason(error)} ({dtype.__name__})") from None
+
+
 def _apply(function: Callable[[Any], NDArray[Any]], tensor: Any, dtype: Any, shape_of: _ShapeRule) -> Any:
     """The function of an array at once; of a lazy tensor another one, whose dtype and shape are known beforehand."""
     wrap = getattr(type(tensor), "_wrap_fn", None)
@@ -236,14 +259,14 @@ def _layout(qtype: int) -> GGMLType:
 def _class_of(qtype: int, what: str) -> type[BlockType]:
     found = _CLASSES.get(_index(qtype))
     if found is None:
-        raise UnsupportedTypeError(f"{what} for {getattr(qtype, 'name', qtype)} is not yet implemented")
+        raise UnsupportedTypeError(f"{what} for {getattr(qtype, 'name', brief(qtype))} is not yet implemented")
     return found
 
 
 def _index(qtype: int) -> int:
     try:
         return operator.index(qtype)
-    except TypeError:
+    except Exception:  # whatever the object's own code raises
         raise InvalidTypeError(f"qtype: expected a GGMLQuantizationType or its value, got {brief(qtype)}") from None
 
 

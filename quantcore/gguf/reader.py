@@ -7,6 +7,7 @@ kept, or where they are.
 
 from typing import Any
 
+from quantcore._base import arguments
 from quantcore._base.text import quote
 from quantcore.files.tensor_reader import TensorReader
 from quantcore.ggml.types import GGML_TYPES
@@ -74,7 +75,7 @@ class GGUFReader(TensorReader):
 
     def value(self, key: str) -> Any:
         """The decoded value of a key (a list for an array), or None if there is no such key."""
-        kv = self._kvs.get(key)
+        kv = self._kvs.get(arguments.text(key, "key"))
         return None if kv is None else kv.value
 
     def _parse(self) -> None:

@@ -116,7 +116,8 @@ class KeyValue:
         return decode_value(self.type_id, raw)
 
     def read(self, start: int, count: int) -> bytes:
-        """A part of the value's bytes."""
+        """The `count` bytes of the value from byte `start`, or as many as there are."""
+        start, count = arguments.integer(start, "start", 0), arguments.integer(count, "count", 0)
         return self.data[start : start + count] if isinstance(self.data, bytes) else self.data.read(start, count)
 
     def encode(self) -> Iterator[bytes]:
@@ -163,9 +164,9 @@ class KeyValue:
         name = f"value of {quote(key)}"
         if isinstance(values, np.ndarray) and values.ndim != 1:
             raise InvalidValueError(f"{name}: expected one dimension, got shape {values.shape}")
-        if isinstance(values, (str, bytes, bytearray, memoryview)) or not isinstance(values, Iterable):
-            raise InvalidTypeError(f"{name}: expected a list, an array or another iterable, got {brief(values)}")
-        items = values.tolist() if isinstance(values, np.ndarray) else list(values)
+        if isinstance(values, (bytearray, memoryview)):
+            raise InvalidTypeError(f"{name}: expected an iterable of items, got {brief(values)}")
+        items = values.tolist() if isinstance(values, np.ndarray) else arguments.entries(values, name, "items")
         parts = [_encode(item, kind, f"{name}: item {i}") for i, item in enumerate(items)]
         return cls(key, int(ValueType.ARRAY), struct.pack("<IQ", kind, len(parts)) + b"".join(parts))
 
@@ -297,20 +298,11 @@ def _text(data: bytes) -> str:
 
 
 def _check_key(key: Any) -> None:
-    if not isinstance(key, str):
-        raise InvalidTypeError(f"key: expected a string, got {brief(key)}")
-    data = _utf_8(key, "key")
+    data = arguments.utf_8(key, "key")
     if not key or "\0" in key or len(data) > MAX_KEY_BYTES:
         raise InvalidValueError(
             f"key: expected 1 to {MAX_KEY_BYTES} bytes without NUL, got {len(data)} bytes: {quote(key)}"
         )
-
-
-def _utf_8(text: str, name: str) -> bytes:
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InvalidValueError(f"{name}: {quote(text)} has half of a surrogate pair, which is not UTF-8") from None
 
 
 def _value_type(value_type: Any, name: str = "value_type") -> ValueType:
@@ -323,9 +315,7 @@ def _value_type(value_type: Any, name: str = "value_type") -> ValueType:
 
 def _encode(value: Any, kind: ValueType, name: str) -> bytes:
     if kind == ValueType.STRING:
-        if not isinstance(value, (str, bytes)):
-            raise InvalidTypeError(f"{name}: expected a string, got {brief(value)}")
-        data = _utf_8(value, name) if isinstance(value, str) else value
+        data = value if isinstance(value, bytes) else arguments.utf_8(value, name)
         if len(data) > MAX_METADATA_BYTES:
             raise InvalidValueError(f"{name}: {len(data)} bytes; the limit for metadata is {MAX_METADATA_BYTES}")
         return encode_string(data)

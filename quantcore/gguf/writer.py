@@ -84,7 +84,10 @@ class GGUFWriter:
         long_names: bool = False,
         keeps_ones: bool = False,
     ) -> None:
+        if not isinstance(file, OutputFile):
+            raise InvalidTypeError(f"file: expected an OutputFile, got {brief(file)}")
         kvs = _check_kvs(kvs)
+        keeps_ones = arguments.flag(keeps_ones, "keeps_ones")
         self._alignment = _alignment(kvs)
         self._tensors = _check_tensors(tensors, arguments.flag(long_names, "long_names"), self._alignment)
         table, data_offset = [], 0
@@ -107,7 +110,8 @@ class GGUFWriter:
 
     def write(self, data: Any) -> None:
         """Write the next bytes of the current tensor; ValueError if it does not have so many."""
-        count = memoryview(data).nbytes
+        data = arguments.buffer(data, "data")
+        count = data.nbytes
         while count and self._index < len(self._tensors) and not self._size(self._index):
             self.end_tensor()
         room = self._size(self._index) - self._written if self._index < len(self._tensors) else 0
@@ -148,14 +152,9 @@ class GGUFWriter:
 
 def check_tensor(name: str, shape: tuple[int, ...], type_: GGMLType, *, long_names: bool = False) -> None:
     """Refuse a tensor that a GGUF file cannot hold: its name, its number of dimensions, its size, or part blocks."""
-    if not isinstance(name, str):
-        raise InvalidTypeError(f"tensors: expected a name, got {brief(name)}")
+    n_bytes = len(arguments.utf_8(name, "name of a tensor"))
     limit = MAX_LONG_NAME_BYTES if long_names else MAX_NAME_BYTES
     field = f"tensor {quote(name)}"
-    try:
-        n_bytes = len(name.encode("utf-8"))
-    except UnicodeEncodeError:
-        raise InvalidValueError(f"{field}: the name has half of a surrogate pair, which is not UTF-8") from None
     if not name or "\0" in name or n_bytes > limit:
         is_long = limit < n_bytes <= MAX_LONG_NAME_BYTES
         hint = " (--long-names, long_names=True, allows 127, which llama.cpp does not read)" if is_long else ""
@@ -177,7 +176,7 @@ def check_tensor(name: str, shape: tuple[int, ...], type_: GGMLType, *, long_nam
 
 
 def _check_kvs(kvs: Iterable[KeyValue]) -> tuple[KeyValue, ...]:
-    kvs = tuple(kvs)
+    kvs = tuple(arguments.entries(kvs, "kvs", "KeyValue"))
     seen: set[str] = set()
     for kv in kvs:
         if not isinstance(kv, KeyValue):
@@ -204,7 +203,7 @@ def _check_tensors(
     tensors: Iterable[Any], long_names: bool, alignment: int
 ) -> tuple[tuple[str, tuple[int, ...], GGMLType], ...]:
     checked, seen = [], set()
-    for entry in tensors:
+    for entry in arguments.entries(tensors, "tensors", "(name, shape, type)"):
         if not isinstance(entry, (tuple, list)) or len(entry) != 3:
             raise InvalidTypeError(f"tensors: expected (name, shape, type), got {brief(entry)}")
         name, shape, type_ = entry

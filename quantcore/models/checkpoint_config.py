@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from quantcore.errors import FileFormatError
-from quantcore.files.disk import InputFile, label
-from quantcore.files.strict_json import parse_object
+from quantcore.files.disk import InputFile
+from quantcore.files.strict_json import read_object
 from quantcore.safetensors.folders import MAX_HEADER_BYTES
 
 CONFIG = "config.json"
@@ -27,9 +27,7 @@ def read_json(path: Path, field: str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     with InputFile(path) as file:
-        if file.size > MAX_HEADER_BYTES:
-            raise FileFormatError(f"{file.label}: {file.size} bytes, the limit is {MAX_HEADER_BYTES}")
-        return parse_object(file.read(0, file.size), label(path), field, nan=True)
+        return read_object(file, MAX_HEADER_BYTES, field, nan=True)
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from quantcore._base import arguments
 from quantcore._base.notebook import rows_table
 from quantcore._base.text import decibels
 from quantcore.analysis.stats import QuantErrorStats
@@ -52,7 +53,7 @@ class ModelComparison:
 
     def passes(self, sqnr_db: float) -> bool:
         """Whether no tensor is missing and none has an SQNR below `sqnr_db`."""
-        return not self.missing and self.worst.stats.sqnr_db >= sqnr_db
+        return not self.missing and self.worst.stats.sqnr_db >= arguments.figure(sqnr_db, "sqnr_db")
 
     def plot(self, axes: Any = None) -> Any:
         """Draw the SQNR of each kind of tensor in each layer with matplotlib (extra `report`); of a model without

@@ -67,7 +67,7 @@ def calibrate_activations(
     session = _session(watched)
     made = {name: Calibrator.from_dict(calibrator.to_dict()) for name in names}
     wanted = [name for name in names if name not in inputs]
-    for batch in batches:
+    for batch in arguments.iterator(batches, "batches", "mappings"):
         values = dict(zip(wanted, _run(session, wanted, batch), strict=True))
         for name, observer in made.items():
             try:
@@ -126,7 +126,7 @@ def quantize_static(
         raise InvalidValueError(f"calibrators: expected 8 bits, got {calibrators[bad[0]].bits} for {bad[0]!r}")
     results = {name: calibrator.compute() for name, calibrator in calibrators.items()}
     weight_bits = 7 if arguments.flag(reduce_range, "reduce_range") else 8
-    maker = NodeMaker(made, per_channel=per_channel, weight_bits=weight_bits)
+    maker = NodeMaker(made, per_channel=arguments.flag(per_channel, "per_channel"), weight_bits=weight_bits)
     used = {}
     for node in list(weighted_nodes(made)):
         activation, weight = node.input[0], node.input[1]
@@ -175,9 +175,11 @@ def _run(session: onnxruntime.InferenceSession, wanted: list[str], batch: Any) -
 
 
 def _check_names(calibrators: Mapping[str, Calibrator], activations: list[str]) -> None:
-    if not calibrators:
+    if not arguments.mapping(calibrators, "calibrators", "from names to Calibrators"):
         raise InvalidValueError("calibrators: expected at least one, as calibrate_activations returns them")
-    for name in calibrators:
-        if name not in activations:
+    for name, calibrator in calibrators.items():
+        if not isinstance(calibrator, Calibrator):
+            raise InvalidTypeError(f"calibrators: expected Calibrators, got {brief(calibrator)}")
+        if arguments.text(name, "calibrators: name") not in activations:
             hint = did_you_mean(name, activations)
             raise InvalidValueError(f"calibrators: {brief(name)} is the input of no {_OPERATORS} to quantize{hint}")

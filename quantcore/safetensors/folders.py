@@ -13,7 +13,7 @@ from pathlib import Path
 from quantcore.errors import FileFormatError
 from quantcore.files.disk import InputFile, label, local_path
 from quantcore.files.kinds import HEAD_BYTES, PICKLE_SUFFIXES, STATISTICS, ZARR, ZARR_NAMES, kind_of, say_wrong
-from quantcore.files.strict_json import parse_object
+from quantcore.files.strict_json import read_object
 
 MAX_HEADER_BYTES = 100_000_000
 """The longest header of a file, and the longest index."""
@@ -118,11 +118,9 @@ def _find_shards(folder: Path, names: list[str], stem: str) -> CheckpointFiles |
 
 def _read_index(index: Path) -> CheckpointFiles:
     with InputFile(index) as file:
-        if file.size > MAX_HEADER_BYTES:
-            raise FileFormatError(f"{file.label}: {file.size} bytes, the limit of an index is {MAX_HEADER_BYTES}")
         if (kind := kind_of(file.read(0, min(HEAD_BYTES, file.size)))) == STATISTICS:
             raise FileFormatError(say_wrong(file.label, kind, "the index of a checkpoint"))
-        parsed = parse_object(file.read(0, file.size), file.label, "index")
+        parsed = read_object(file, MAX_HEADER_BYTES, "index")
     weight_map = parsed.get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise FileFormatError(f"{label(index)}: weight_map: must map tensor names to file names")

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from quantcore._base import arguments
 from quantcore._base.records import shown
-from quantcore.errors import FileFormatError
+from quantcore._base.text import quote
+from quantcore.errors import FileFormatError, InvalidValueError
 from quantcore.files.kinds import HEAD_BYTES, SAFETENSORS, kind_of, say_wrong
 from quantcore.files.strict_json import parse_members
 from quantcore.files.tensor_reader import TensorFiles, TensorReader
@@ -189,7 +191,10 @@ class Checkpoint(TensorFiles):
 
     def read_into(self, tensor: SafetensorsInfo, start: int, buffer: Any) -> None:
         """Fill `buffer` with the tensor's bytes from byte `start`."""
-        self._shard_of[tensor.name].read_into(tensor, start, buffer)
+        shard = self._shard_of.get(arguments.text(getattr(tensor, "name", None), "tensor"))
+        if shard is None:
+            raise InvalidValueError(f"tensor: {self.path} has none of the name {quote(tensor.name)}")
+        shard.read_into(tensor, start, buffer)
 
     def close(self) -> None:
         """Close all shards."""

@@ -56,8 +56,10 @@ class SafetensorsWriter:
     """
 
     def __init__(self, file: OutputFile, tensors: Iterable[TensorSpec], metadata: Mapping[str, str]) -> None:
+        if not isinstance(file, OutputFile):
+            raise InvalidTypeError(f"file: expected an OutputFile, got {brief(file)}")
         _check_metadata(metadata)
-        specs = [_check_spec(spec) for spec in tensors]
+        specs = [_check_spec(spec) for spec in arguments.entries(tensors, "tensors", "TensorSpec")]
         ordered = sorted(specs, key=lambda t: (-ITEM_BITS[t.dtype], t.name))
         self._file = file
         self._places: dict[str, tuple[int, int]] = {}
@@ -83,9 +85,10 @@ class SafetensorsWriter:
 
     def write(self, name: str, start: int, data: Any) -> None:
         """Write the bytes of a tensor from its byte `start` on, where the last part of it ended; 0 at first."""
-        if name not in self._places:
-            raise InvalidValueError(f"name: {brief(name)} is none of the tensors that were declared")
-        count = memoryview(data).nbytes
+        if arguments.text(name, "name") not in self._places:
+            raise InvalidValueError(f"name: {quote(name)} is none of the tensors that were declared")
+        data, start = arguments.buffer(data, "data"), arguments.integer(start, "start", 0, _MOST)
+        count = data.nbytes
         offset, size = self._places[name]
         if start != self._written[name] or start + count > size:
             written = f"{self._written[name]} of the {size} bytes of tensor {quote(name)} are written"
@@ -103,7 +106,7 @@ class SafetensorsWriter:
 def _check_spec(spec: TensorSpec) -> TensorSpec:
     if not isinstance(spec, TensorSpec):
         raise InvalidTypeError(f"tensors: expected TensorSpec, got {brief(spec)}")
-    _check_text(spec.name, "name of a tensor")
+    arguments.utf_8(spec.name, "name of a tensor")
     field = f"tensor {quote(spec.name)}"
     if spec.name == _METADATA:
         raise InvalidValueError(f"{field}: the format keeps this name for the metadata")
@@ -121,17 +124,6 @@ def _check_spec(spec: TensorSpec) -> TensorSpec:
 
 
 def _check_metadata(metadata: Mapping[str, str]) -> None:
-    if not isinstance(metadata, Mapping):
-        raise InvalidTypeError(f"metadata: expected a mapping of strings to strings, got {brief(metadata)}")
-    for key, value in metadata.items():
-        _check_text(key, "metadata: key")
-        _check_text(value, f"metadata: value of {quote(key)}")
-
-
-def _check_text(text: Any, name: str) -> None:
-    if not isinstance(text, str):
-        raise InvalidTypeError(f"{name}: expected a string, got {brief(text)}")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InvalidValueError(f"{name}: {quote(text)} has half of a surrogate pair, which is not UTF-8") from None
+    for key, value in arguments.mapping(metadata, "metadata", "from strings to strings").items():
+        arguments.utf_8(key, "metadata: key")
+        arguments.utf_8(value, f"metadata: value of {quote(key)}")

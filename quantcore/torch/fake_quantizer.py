@@ -157,7 +157,7 @@ class FakeQuantize(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
 
         Nothing changes its length then, as DistributedDataParallel and averages of models need it.
         """
-        n = self.granularity.sharing(shape).n_scales
+        n = self.granularity.sharing(arguments.shape(shape)).n_scales
         if not self.is_calibrated and n:
             self._allocate(n)
 
@@ -212,13 +212,14 @@ class FakeQuantize(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
 
     @_tensors.eager
     def _preview(self, x: torch.Tensor) -> torch.Tensor:
+        _tensors.take_floats(x, "x")
         is_kept = self.is_calibrated and (self.learn_scale or not self.is_observer_enabled)
         if is_kept or not self.is_fake_quant_enabled or not x.numel():
             return self._fake_quantize(x)
         return fake_quantize(x, self._observe(x, copy.deepcopy(self.observer)))
 
     def _fake_quantize(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.is_fake_quant_enabled or not x.numel():
+        if not self.is_fake_quant_enabled or not _tensors.take_floats(x, "x").numel():
             return x
         if not self.learn_scale:
             return fake_quantize(x, self.params)
@@ -237,7 +238,7 @@ class FakeQuantize(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
 
     def enable_fake_quant(self, enabled: bool = True) -> None:
         """Switch fake quantization on or off."""
-        self.is_fake_quant_enabled = bool(enabled)
+        self.is_fake_quant_enabled = arguments.flag(enabled, "enabled")
 
     def disable_fake_quant(self) -> None:
         """Switch fake quantization off: tensors pass unchanged."""
@@ -245,7 +246,7 @@ class FakeQuantize(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
 
     def enable_observer(self, enabled: bool = True) -> None:
         """Switch the observer on or off."""
-        self.is_observer_enabled = bool(enabled)
+        self.is_observer_enabled = arguments.flag(enabled, "enabled")
 
     def disable_observer(self) -> None:
         """Switch the observer off: scales no longer change."""

@@ -81,12 +81,12 @@ def collect_imatrix(
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     size = arguments.integer(chunk_size, "chunk_size", 1)
-    sources = tuple(str(name) for name in arguments.entries(datasets, "datasets", "names"))
+    sources = tuple(arguments.text(name, "datasets") for name in arguments.entries(datasets, "datasets", "names"))
     with_output = arguments.flag(process_output, "process_output")
     found = gguf_places(model, process_output=with_output) if names is None else None
     sums = Sums()
     with _watching(model, found or given_places(names), sums) as stacks, _evaluating(model), torch.no_grad():
-        for batch in batches:
+        for batch in arguments.iterator(batches, "batches", "batches"):
             _call(model, batch)
     if unseen := [stack.name for stack in stacks if found is not None and not stack.is_seen]:
         warnings.warn(

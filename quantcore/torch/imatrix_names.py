@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from quantcore._base import arguments
 from quantcore._base.text import brief
 from quantcore.conversion.hf import find_places
 from quantcore.conversion.hf.registry import ARCHITECTURES
@@ -21,6 +22,8 @@ _ADAPTED = ".base_layer"  # What `peft` puts between the name of a layer and `we
 
 def given_places(names: Names | None) -> Placing:
     """The places that a user's `names` gives; without it, every weight has its own name."""
+    if names is not None and not callable(names):
+        arguments.mapping(names, "names", "from names to names, or a function")
 
     def place(name: str) -> tuple[Place, ...]:
         found = name if names is None else names(name) if callable(names) else names.get(name)

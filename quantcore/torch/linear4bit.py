@@ -26,6 +26,7 @@ from quantcore.torch.matmul import Record, matmul_4bit
 
 __all__ = ["Linear4bit"]
 
+_MOST_FEATURES = 2**31 - 1
 _STATE_VERSION = 1
 
 
@@ -101,21 +102,21 @@ class Linear4bit(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.in_features = arguments.integer(in_features, "in_features", 1)
-        self.out_features = arguments.integer(out_features, "out_features", 1)
+        self.in_features = arguments.integer(in_features, "in_features", 1, _MOST_FEATURES)
+        self.out_features = arguments.integer(out_features, "out_features", 1, _MOST_FEATURES)
         self.quant_type = codebook_of(quant_type).name
         self.block_size = check_block_size(block_size, "block_size")
         if scale_code is not None and not isinstance(scale_code, str):
             raise InvalidTypeError(f"scale_code: expected None or a name, got {brief(scale_code)}")
         self.scale_code = None if scale_code is None else check_scale_code(scale_code)
-        self.rank = arguments.integer(rank, "rank", 0)
+        self.rank = arguments.integer(rank, "rank", 0, _MOST_FEATURES)
         self.alpha = _positive(rank or 1 if alpha is None else alpha, "alpha")
         self.dropout = arguments.number(dropout, "dropout")
         if not 0 <= self.dropout < 1:
             raise InvalidValueError(f"dropout: expected a number in [0, 1), got {brief(dropout)}")
         has_bias = flag(bias, "bias")
 
-        size = self.in_features * self.out_features
+        size = arguments.count(self.in_features * self.out_features, "in_features, out_features")
         n_blocks = -(-size // self.block_size)
         self.register_buffer("codes", torch.zeros((size + 1) // 2, dtype=torch.uint8))
         if scale_code is None:

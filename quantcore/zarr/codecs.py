@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from zarr.abc.codec import ArrayBytesCodec
 
+from quantcore._base import arguments
 from quantcore.affine import QuantGranularity, QuantMode, QuantParams
 from quantcore.errors import InvalidValueError
 from quantcore.ggml import GGUFQuantType
@@ -43,7 +44,9 @@ class _Codec(ArrayBytesCodec):
             The entry is malformed; the message names the field.
         """
         made = cls.__new__(cls)
-        made._chunks = configured(cls.name, cls._kind(), data.get("configuration"))
+        made._chunks = configured(
+            cls.name, cls._kind(), arguments.mapping(data, cls.name, "from names to values").get("configuration")
+        )
         return made
 
     @classmethod

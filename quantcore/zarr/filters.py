@@ -13,7 +13,8 @@ from numcodecs.abc import Codec
 from numcodecs.compat import ensure_contiguous_ndarray
 from numpy.typing import DTypeLike, NDArray
 
-from quantcore._base.text import brief
+from quantcore._base import arguments, arrays
+from quantcore._base.text import brief, reason
 from quantcore.affine import QuantGranularity, QuantMode, QuantParams
 from quantcore.errors import InvalidTypeError, InvalidValueError
 from quantcore.ggml import GGUFQuantType
@@ -40,6 +41,7 @@ class _Filter(Codec):
     @classmethod
     def _restored(cls, kind: Any, config: Mapping[str, Any]) -> Self:
         made = cls.__new__(cls)
+        config = arguments.mapping(config, cls.codec_id, "from names to values")
         dtype = config.get("dtype")
         if not isinstance(dtype, str) or not _FLOAT.fullmatch(dtype):  # NumPy builds whatever else a text describes
             raise InvalidTypeError(f"{cls.codec_id}: dtype: expected a float such as '<f4', got {brief(dtype)}")
@@ -49,24 +51,33 @@ class _Filter(Codec):
         return made
 
     def _values(self, buf: Any) -> NDArray[Any]:
-        values = np.asarray(buf)
+        values = arrays.as_array(buf, f"{self.codec_id}: chunk")
         if values.dtype != self._dtype:
             raise InvalidTypeError(f"{self.codec_id}: dtype: is {self._dtype.str}, got a chunk of {values.dtype.str}")
         return values
 
     def _decoded(self, data: Any, out: Any) -> NDArray[Any]:
-        found = np.asarray(ensure_contiguous_ndarray(data)).reshape(-1).view(np.uint8)
+        found = self._bytes(data, "chunk")
         try:
             values = self._chunks.decode(found, self._dtype)
         except InvalidValueError as error:
             raise type(error)(f"{self.codec_id}: {error}") from None
         if out is None:
             return values
-        result = ensure_contiguous_ndarray(out).view(self._dtype)
-        if result.size != values.size:
-            raise InvalidValueError(f"{self.codec_id}: out: has {result.size} elements, the chunk {values.size}")
-        result[...] = values.reshape(-1, order="A")
+        result = self._bytes(out, "out")
+        if result.size != values.nbytes:
+            raise InvalidValueError(f"{self.codec_id}: out: has {result.size} bytes, the chunk {values.nbytes}")
+        if not result.flags.writeable:
+            raise InvalidValueError(f"{self.codec_id}: out: is read-only")
+        result.view(self._dtype)[...] = values.reshape(-1, order="A")
         return np.asarray(out)
+
+    def _bytes(self, data: Any, name: str) -> NDArray[np.uint8]:
+        """The bytes of a buffer in one piece, in whichever order its elements lie."""
+        try:
+            return np.asarray(ensure_contiguous_ndarray(data)).reshape(-1).view(np.uint8)
+        except Exception as error:  # whatever the object's own code raises
+            raise InvalidTypeError(f"{self.codec_id}: {name}: {reason(error)}") from None
 
     def encode(self, buf: Any) -> NDArray[np.uint8]:
         """The bytes of a chunk."""
@@ -167,7 +178,7 @@ class BlockFilter(_Filter):
 def _check_dtype(name: str, dtype: Any) -> np.dtype[Any]:
     try:
         found: np.dtype[Any] = np.dtype(dtype if dtype is not None else object)
-    except (TypeError, ValueError, SyntaxError):
+    except Exception:  # NumPy's errors are of many classes, and an object has code of its own
         raise InvalidTypeError(f"{name}: dtype: expected a dtype, got {brief(dtype)}") from None
     check_dtype(name, found)
     return found

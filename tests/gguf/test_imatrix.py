@@ -10,9 +10,14 @@ from hypothesis import strategies as st
 
 from quantcore.errors import FileFormatError, InvalidTypeError, InvalidValueError
 from quantcore.gguf import Imatrix
+from quantcore.gguf.imatrix_files import ImatrixEntry
 from tests.support.hostile_imatrix import BAD_LEGACY, GOOD, HOSTILE, KEYS, VALID, legacy_file, write
 
 NAMES = ("blk.0.attn_q.weight", "blk.0.ffn_down_exps.weight")
+
+
+def entry_of(count: int = 1) -> ImatrixEntry:
+    return ImatrixEntry(np.ones((1, 2)), np.array([count], np.int64))
 
 
 def rows(*shape: int, seed: int = 0) -> np.ndarray:
@@ -182,3 +187,26 @@ def test_sums_beyond_float32_are_not_saved(legacy, tmp_path):
     with pytest.raises(InvalidValueError, match=r"^importance of 'a': 4\.5e\+38 is beyond float32"):
         large.merge(large).save(tmp_path / "m", legacy=legacy)
     assert list(tmp_path.iterdir()) == []
+
+
+LONG = "x" * (1 << 16)
+BEYOND_INT32 = {
+    "chunks": (entry_of(), 2**31, ("a",), "chunk_count: expected an integer from 0 to 2147483647, got 2147483648"),
+    "rows": (entry_of(2**31), 1, ("a",), "count of 'a': expected an integer from 0 to 2147483647, got 2147483648"),
+    "a name of the data": (entry_of(), 1, (LONG,), "name of the data: 65536 bytes, the limit is 65535"),
+    "half a pair": (entry_of(), 1, ("\ud800",), "name of the data: '.*' has half of a surrogate pair"),
+}
+
+
+@pytest.mark.parametrize(("entry", "n_chunks", "datasets", "message"), BEYOND_INT32.values(), ids=BEYOND_INT32)
+def test_what_the_older_layout_cannot_hold_is_refused(entry, n_chunks, datasets, message, tmp_path):
+    matrix = Imatrix({"a": entry}, datasets, n_chunks)
+    with pytest.raises(InvalidValueError, match=message):
+        matrix.save(tmp_path / "m", legacy=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_largest_numbers_of_the_older_layout_come_back(tmp_path):
+    Imatrix({"a": entry_of(2**31 - 1)}, ("a",), 2**31 - 1).save(tmp_path / "m", legacy=True)
+    back = Imatrix.load(tmp_path / "m")
+    assert (back.chunk_count, back.entries["a"].counts.tolist()) == (2**31 - 1, [2**31 - 1])

@@ -142,7 +142,7 @@ WRONG_ARGUMENTS = {
     "type of a large id": ([], [("w", (32,), GGMLType("x", 2**16, 32, 17))], InvalidValueError, "is not a type"),
     "part blocks": ([], [("w", (2, 33), Q4_0)], InvalidValueError, "rows of 33 are not whole blocks of Q4_0, 32"),
     "part blocks of a row": ([], [("w", (2, 16), Q4_0)], InvalidValueError, "rows of 16 are not whole blocks"),
-    "name of bytes": ([], [(b"w", (1,), F32)], InvalidTypeError, "expected a name, got b'w'"),
+    "name of bytes": ([], [(b"w", (1,), F32)], InvalidTypeError, "name of a tensor: expected a string, got b'w'"),
     "empty name": ([], [("", (1,), F32)], InvalidValueError, "1 to 63 bytes without NUL, this has 0"),
     "NUL in a name": ([], [("a\0b", (1,), F32)], InvalidValueError, "without NUL"),
     "half a surrogate": ([], [(LONE_SURROGATE, (1,), F32)], InvalidValueError, "surrogate"),

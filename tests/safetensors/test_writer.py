@@ -108,7 +108,7 @@ WRONG_PARTS = {
     "beyond the end": ([("w", 0, 8), ("w", 8, 1)], "1 bytes from 8 on; 8 of the 8 bytes"),
     "a gap": ([("w", 4, 4)], "4 bytes from 4 on; 0 of the 8 bytes"),
     "twice": ([("w", 0, 4), ("w", 0, 4)], "4 bytes from 0 on; 4 of the 8 bytes"),
-    "before the start": ([("w", -4, 4)], "4 bytes from -4 on"),
+    "before the start": ([("w", -4, 4)], "start: expected an integer from 0 to [0-9]+, got -4"),
     "another name": ([("u", 0, 4)], "name: 'u' is none of the tensors"),
 }
 

@@ -99,7 +99,7 @@ def test_decoding_into_an_array():
     out = np.empty_like(values)
     assert filter.decode(data.tobytes(), out=out) is not None
     np.testing.assert_array_equal(out, expect_own(values, QuantGranularity.per_tensor(), "offset", 8))
-    with pytest.raises(InvalidValueError, match=r"out: has 3 elements, the chunk 256"):
+    with pytest.raises(InvalidValueError, match=r"out: has 12 bytes, the chunk 1024"):
         filter.decode(data, out=np.empty(3, F32))
 
 

@@ -108,13 +108,7 @@ def _find_family(folder: Path, config: dict[str, Any]) -> _Family:
 
 def _read_merges(path: Path) -> list[list[str]]:
     with InputFile(path) as file:
-        if file.size > MAX_HEADER_BYTES:
-            raise FileFormatError(f"{file.label}: {file.size} bytes, the limit is {MAX_HEADER_BYTES}")
-        data = bytes(file.read(0, file.size))
-    try:
-        lines = data.decode("utf-8").split("\n")
-    except UnicodeDecodeError:
-        raise FileFormatError(f"{label(path)}: is not UTF-8") from None
+        lines = file.read_text(MAX_HEADER_BYTES).split("\n")
     pairs = [line.split() for line in lines[lines[0].startswith("#version") :] if line.strip()]
     if any(len(pair) != 2 for pair in pairs):
         wrong = next(pair for pair in pairs if len(pair) != 2)

@@ -31,12 +31,11 @@ def write_pooling(context: Context) -> None:
     if not path.is_file():
         return
     with InputFile(path) as file:
-        if file.size > _MOST_BYTES:
-            raise FileFormatError(f"{file.label}: {file.size} bytes, the limit is {_MOST_BYTES}")
-        try:
-            modules: Any = json.loads(bytes(file.read(0, file.size)))
-        except (ValueError, RecursionError):
-            raise FileFormatError(f"{file.label}: not valid JSON") from None
+        text = file.read_whole(_MOST_BYTES)
+    try:
+        modules: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        raise FileFormatError(f"{label(path)}: not valid JSON") from None
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
         raise FileFormatError(f"{label(path)}: expected a list of modules")
     folder = next((m.get("path") for m in modules if str(m.get("type")).endswith("Pooling")), None)

@@ -39,9 +39,7 @@ def read_pieces(path: Path) -> list[Piece]:
         It cannot be read.
     """
     with InputFile(path) as file:
-        if file.size > _MOST_BYTES:
-            raise FileFormatError(f"{file.label}: {file.size} bytes, the limit is {_MOST_BYTES}")
-        data = bytes(file.read(0, file.size))
+        data = bytes(file.read_whole(_MOST_BYTES))
         try:
             pieces = [
                 _parse_piece(value) for number, value in _fields(data) if number == 1 and isinstance(value, bytes)
