@@ -11,6 +11,7 @@ import numpy as np
 
 import quantcore
 from quantcore import QuantGranularity
+from tests.support.valid_calls import Files, told
 
 
 def lying(shape: tuple[int, ...] = (256, 4096), **others: Any) -> type[np.ndarray]:
@@ -83,12 +84,13 @@ OBJECTS: tuple[Any, ...] = (
 
 
 class Arguments:
-    """Draws from one seed.
+    """Draws from one seed; paths are those of `files`, and of a few outputs beside them.
 
     `pool` holds what calls returned: records, calibrators, states, mappings. Later arguments are drawn from it, too.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, files: Files) -> None:
+        self.files = files
         self.random = random.Random(seed)
         self.rng = np.random.default_rng(seed)
         self.pool: list[Any] = []
@@ -131,9 +133,24 @@ class Arguments:
             "num_elements": lambda: self.random.randint(0, 200),
             "rng": lambda: self.random.choice([None, 0, 1, np.random.default_rng(0)]),
         }
-        flags = ("symmetric", "narrow_range", "strict", "signed")
+        self.named |= {
+            "paths": lambda: [self.file() for _ in range(self.random.randint(0, 2))],
+            "target": lambda: self.files.folder / self.random.choice(["out", "out.gguf", "out.safetensors", "a/b"]),
+            "exclude": lambda: self.random.choice([(), ["b"], ["("]]),
+            "compute_dtype": lambda: self.random.choice([None, "float32"]),
+            "quant_storage": lambda: self.random.choice(["uint8", "float32"]),
+            "max_tensors": lambda: self.random.choice([None, 1, 2]),
+            "calibrator": lambda: self.pooled(quantcore.Calibrator),
+            "progress": lambda: self.random.choice([None, told]),
+        }
+        self.named |= dict.fromkeys(("source", "path", "reference", "quantized"), self.file)
+        flags = ("symmetric", "narrow_range", "strict", "signed", "force", "dry_run", "double_quant", "pure")
         self.named |= dict.fromkeys(flags, lambda: self.random.random() < 0.5)
         self.named |= dict.fromkeys(("values", "batch", "x", "grad", "original", "reconstructed"), self.floats)
+
+    def file(self) -> Any:
+        files = self.files
+        return self.random.choice([files.model, files.checkpoint, files.codes, files.parts, files.array, files.matrix])
 
     def shape(self) -> tuple[int, ...]:
         return self.random.choice(SHAPES)
