@@ -153,7 +153,8 @@ def torch() -> Calls:
     import quantcore.torch as qt
 
     x = torch.from_numpy(X)
-    packed: Any = {"quant_type": "nf4", "block_size": 64, "scale_code": None, "rank": 2, "alpha": 1.0, "dropout": 0.0}
+    adapters: Any = {"rank": 2, "alpha": 1.0, "dropout": 0.0}
+    packed: Any = {"quant_type": "nf4", "block_size": 64, "scale_code": None, **adapters}
 
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(128, 4))
@@ -210,12 +211,28 @@ def torch() -> Calls:
             grad_factor=1.0,
         ),
         "torch.fold_batch_norms": lambda f: call(qt.fold_batch_norms, model=model()),
+        "torch.load_qlora": lambda f: call(
+            qt.load_qlora, model=_as_checkpoint(nn), checkpoint=f.codes, adapters=["output"], **adapters
+        ),
+        "torch.merge_qlora": lambda f: call(qt.merge_qlora, model=adapted(), dtype=torch.float32),
+        "torch.prepare_qlora": lambda f: call(
+            qt.prepare_qlora,
+            model=model(), modules=[nn.Linear], exclude=(), adapters=["0"], quant_type="nf4", block_size=64,
+            scale_code=None, **adapters,
+        ),
         "torch.matmul_4bit": lambda f: call(qt.matmul_4bit, x=x, q=qc.quantize_4bit(X), bias=torch.zeros(2)),
         "torch.save_peft_adapter": lambda f: call(
             qt.save_peft_adapter,
             model=adapted(), folder=f.new(), base_model="a", task_type="CAUSAL_LM", force=False,
         ),
     }  # fmt: skip
+
+
+def _as_checkpoint(nn: Any) -> Any:
+    """A model whose parameters have the names of the tensors in the files."""
+    layers = {name: nn.Linear(64, 4, bias=False) for name in ("token_embd", "output")}
+    block = nn.ModuleDict({"attn_q": nn.Linear(64, 64, bias=False)})
+    return nn.ModuleDict({**layers, "blk": nn.ModuleList([block])})
 
 
 def _trained(qt: Any, model: Any, x: Any) -> Any:
