@@ -91,7 +91,7 @@ def test_what_is_refused(model, batches, tmp_path):
         qo.calibrate_activations(model, batches, 3)
     with pytest.raises(InvalidValueError, match="batches: nothing was observed"):
         qo.calibrate_activations(model, [], Calibrator.min_max())
-    with pytest.raises(InvalidValueError, match=r"^x: batch: must be finite, got nan"):
+    with pytest.raises(InvalidValueError, match=r"^x: must be finite, got nan"):
         qo.calibrate_activations(model, [{"x": batches[0]["x"] * np.nan}], Calibrator.min_max())
     found = qo.calibrate_activations(model, batches, Calibrator.min_max(bits=4))
     with pytest.raises(InvalidValueError, match="expected 8 bits, got 4 for 'x'"):

@@ -3,6 +3,7 @@
 Modules
 -------
 arrays : the boundary: every array of a user passes through it once.
+lengths : how many values vectors have that come one by one.
 arguments : checks of integers, numbers, flags and shapes.
 parallel : chunks of whole blocks to threads.
 records : frozen records and their pickles.

@@ -34,6 +34,8 @@ _SIGNED_BYTES = (np.dtype(np.int8), np.dtype("S1"))
 """How NumPy sees memory that Arrow, or a memoryview of chars, hands out."""
 _U16 = np.dtype(np.uint16)
 F32_MAX = float(np.finfo(np.float32).max)
+BEYOND_FLOAT32 = f"beyond the range of float32 (±{F32_MAX:.9g})"
+"""What a message says of a float64."""
 F32_MAX_BITS = 0x7F7FFFFF
 """The bits of `F32_MAX`. The bits of the positive finite float32 are the integers from 1 to this."""
 
@@ -69,6 +71,16 @@ class Floats:
 def widen_bfloat16(values: NDArray[Any]) -> NDArray[Any]:
     """Floats as they are; the bits of bfloat16, which uint16 stands for, as float32."""
     return (values.astype(np.uint32) << 16).view(np.float32) if values.dtype == _U16 else values
+
+
+def are_finite(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which floats, of a dtype of NumPy's own, are finite in float32: not NaN, inf or beyond its range.
+
+    Only float64 is compared with that range: in float16 the end of it would itself be inf.
+    """
+    with np.errstate(invalid="ignore"):
+        result: NDArray[np.bool_] = np.isfinite(values) if values.dtype.itemsize <= 4 else np.abs(values) <= F32_MAX
+    return result
 
 
 def take_floats(values: Any, name: str) -> Floats:
@@ -347,6 +359,6 @@ def refuse_range(
     if infinite.size:
         raise InvalidValueError(f"{name}: must be finite, got {what}{place}")
     if abs(float(part[worst])) > F32_MAX:
-        raise InvalidValueError(f"{name}: {what} is beyond the range of float32 (±{F32_MAX:.9g}){place}")
+        raise InvalidValueError(f"{name}: {what} is {BEYOND_FLOAT32}{place}")
     in_block = f" (block {(values.first + start) // block_size})" if block_size > 1 else ""
     raise InvalidValueError(f"{name}: {what}{in_block} is too large for {type_name}")

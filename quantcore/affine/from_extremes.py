@@ -134,10 +134,12 @@ def calibrate(
     mode: QuantMode | str,
     narrow_range: bool,
     n_threads: int | None,
+    name: str = "values",
 ) -> QuantParams:
-    """Parameters from the extremes of each part that shares a scale."""
+    """Parameters from the extremes of each part that shares a scale; `name` is the array's in messages."""
     bits, mode = check_bits(bits), check_mode(mode)
-    return calibrate_floats(arrays.take_floats(values, "values"), granularity, bits, mode, narrow_range, n_threads)
+    source = arrays.take_floats(values, name)
+    return calibrate_floats(source, granularity, bits, mode, narrow_range, n_threads, name=name)
 
 
 def calibrate_floats(
@@ -148,6 +150,7 @@ def calibrate_floats(
     narrow_range: bool,
     n_threads: int | None,
     *,
+    name: str = "values",
     may_need_none: bool = False,
 ) -> QuantParams:
     """`calibrate` of an array that passed the boundary.
@@ -162,8 +165,8 @@ def calibrate_floats(
     if may_need_none and not sharing.n_scales:
         return QuantParams.without_scales(granularity, mode, bits, *limits)
     if not source.size:
-        raise InvalidValueError(f"values: must not be empty, got shape {source.shape}")
-    return params_within(passes.extremes(source, sharing, "values", n_threads), granularity, bits, mode, limits)
+        raise InvalidValueError(f"{name}: must not be empty, got shape {source.shape}")
+    return params_within(passes.extremes(source, sharing, name, n_threads), granularity, bits, mode, limits, name)
 
 
 def params_within(

@@ -18,7 +18,8 @@ class QuantGranularity:
     Attributes
     ----------
     axis : int or None
-        Per channel: the axis that has one scale per index.
+        Per channel: the axis that has one scale per index, counted from the end if negative. Axes -1 and 1 are not
+        equal: they are the same in matrices, and in arrays of other numbers of dimensions they are not.
     group_size : int or None
         Per group: the number of elements along the last axis that share a scale; the last group of a row may be
         shorter.
@@ -70,6 +71,19 @@ class QuantGranularity:
                 raise InvalidValueError(f"axis: {axis} is out of range for shape {shape}")
             axis %= len(shape)
         return sharing_of(shape, axis, self.group_size)
+
+    def from_front(self, n_dims: int) -> "QuantGranularity":
+        """The same granularity of arrays of so many dimensions, with the axis counted from the front if it has one."""
+        if self.axis is None or not -n_dims <= self.axis < 0:
+            return self
+        return QuantGranularity(axis=self.axis + n_dims)
+
+
+def counting_hint(axis: int | None, other: int | None) -> str:
+    """How a refusal of two axes ends where one is counted from the front and the other from the end."""
+    if axis is None or other is None or (axis < 0) == (other < 0):
+        return ""
+    return "; whether these are the same depends on the number of dimensions, so count both from the same end"
 
 
 def check_granularity(granularity: Any) -> QuantGranularity:

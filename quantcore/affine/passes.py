@@ -133,9 +133,7 @@ def refuse_first(source: Floats, name: str) -> NoReturn:
     """Find the first element that is not a finite float32, and say so."""
     for start in range(0, source.size, _SCAN):
         stop = min(start + _SCAN, source.size)
-        with np.errstate(invalid="ignore"):
-            is_fine = np.abs(source.values(start, stop).astype(np.float64)) <= arrays.F32_MAX
-        bad = np.flatnonzero(~is_fine)
+        bad = np.flatnonzero(~arrays.are_finite(source.values(start, stop)))
         if bad.size:
             arrays.refuse_range(source, name, start + int(bad[0]), start + int(bad[0]) + 1)
     raise InvalidValueError(f"{name}: changed while it was read")

@@ -167,7 +167,7 @@ def generator_of(rng: Any) -> np.random.Generator:
 def _narrow(values: NDArray[np.float64], scale: float, offset: float) -> NDArray[np.float32]:
     values *= scale
     values += offset
-    if not np.all(np.abs(values) <= arrays.F32_MAX):
+    if not arrays.are_finite(values).all():
         raise InvalidValueError(f"weights up to {np.abs(values).max():.3g} are beyond the range of float32")
     return values.astype(np.float32)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from quantcore._base import arguments, arrays, parallel
 from quantcore._base.notebook import fields_table
 from quantcore._base.text import brief
-from quantcore.affine.granularity import QuantGranularity
+from quantcore.affine.granularity import QuantGranularity, counting_hint
 from quantcore.affine.modes import QuantMode, check_bits, code_range
 from quantcore.affine.sharing import Sharing
 from quantcore.calibration.calibrator_states import describe, take_settings
@@ -207,6 +207,12 @@ class Calibrator:
         return 0 if statistic is None else statistic.num_batches
 
     @property
+    def num_channels(self) -> int:
+        """The number of channels that batches have, 1 without an axis; 0 before the first batch."""
+        statistic = self._statistic
+        return 0 if statistic is None else statistic.n_channels
+
+    @property
     def has_data(self) -> bool:
         """Whether anything was observed."""
         return self._statistic is not None
@@ -234,12 +240,24 @@ class Calibrator:
         TypeError
             `batch` is not a float array, or `mask` not boolean.
         """
-        source = arrays.take_floats(batch, "batch")
+        self.observe_named(batch, "batch", mask=mask, nan_policy=nan_policy, n_threads=n_threads)
+
+    def observe_named(
+        self,
+        values: Any,
+        name: str,
+        *,
+        mask: Any = None,
+        nan_policy: str = "raise",
+        n_threads: int | None = None,
+    ) -> None:
+        """`observe` of values that messages call by another name, which the caller's user knows them by."""
+        source = arrays.take_floats(values, name)
         nan_policy = check_nan_policy(nan_policy)
         if nan_policy == "omit" or mask is not None:
-            self._observe_kept(source, mask, nan_policy, n_threads)
+            self._observe_kept(source, name, mask, nan_policy, n_threads)
             return
-        self.observe_shared(source, self._granularity.sharing(source.shape), "batch", n_threads)
+        self.observe_shared(source, self._granularity.sharing(source.shape), name, n_threads)
 
     def partial_fit(
         self, batch: Any, *, mask: Any = None, nan_policy: str = "raise", n_threads: int | None = None
@@ -248,19 +266,21 @@ class Calibrator:
         self.observe(batch, mask=mask, nan_policy=nan_policy, n_threads=n_threads)
         return self
 
-    def _observe_kept(self, source: arrays.Floats, mask: Any, nan_policy: str, n_threads: int | None) -> None:
+    def _observe_kept(
+        self, source: arrays.Floats, name: str, mask: Any, nan_policy: str, n_threads: int | None
+    ) -> None:
         """Add what is left of a batch: as an array if all channels keep as many values, else channel by channel."""
         self._granularity.sharing(source.shape)  # refuses a missing axis
-        channels = kept_channels(source, self._granularity, mask, nan_policy, "batch")
+        channels = kept_channels(source, self._granularity, mask, nan_policy, name)
         if not channels or not channels[0].size:
             return
         if len({channel.size for channel in channels}) == 1:
-            even = arrays.take_floats(np.stack(channels), "batch")
+            even = arrays.take_floats(np.stack(channels), name)
             granularity = self._granularity if self.axis is None else QuantGranularity(axis=0)
-            self.observe_shared(even, granularity.sharing(even.shape), "batch", n_threads)
+            self.observe_shared(even, granularity.sharing(even.shape), name, n_threads)
             return
-        sources = [arrays.take_floats(channel, "batch") for channel in channels]
-        self._add(len(sources), "batch", n_threads, lambda s: s.observe_channels(sources, "batch", n_threads))
+        sources = [arrays.take_floats(channel, name) for channel in channels]
+        self._add(len(sources), name, n_threads, lambda s: s.observe_channels(sources, name, n_threads))
 
     def observe_shared(self, source: arrays.Floats, sharing: Sharing, name: str, n_threads: int | None) -> None:
         """Add a batch that has passed the boundary and is divided into channels."""
@@ -295,16 +315,23 @@ class Calibrator:
         ------
         RuntimeError
             Nothing was observed (`InvalidStateError`).
+        ValueError
+            The range is too wide for the mode OFFSET.
         """
+        return self.compute_named("compute", n_threads=n_threads)
+
+    def compute_named(self, name: str, *, n_threads: int | None = None) -> CalibrationResult:
+        """`compute` where messages call what was observed by a name that the caller's user knows it by."""
         parallel.check_threads(n_threads)
         with self._turns.read():
             statistic = self._whole_statistic()
             if statistic is None:
-                raise InvalidStateError("compute: nothing was observed yet")
+                raise InvalidStateError(f"{name}: nothing was observed yet")
             limits = code_range(self._bits, self._mode, narrow_range=self._narrow_range)
             clipped = clip(statistic, self._method, self._bits, self._mode, limits, n_threads=n_threads)
             whole = statistic.lowest, statistic.highest
-        return result_of(whole, clipped, self._granularity, self._bits, self._mode, self._narrow_range, self._method)
+        kind = self._granularity, self._bits, self._mode, self._narrow_range, self._method
+        return result_of(whole, clipped, *kind, name)
 
     def plot(self, axes: Any = None, *, channel: int | None = None) -> Any:
         """Draw what was observed and what `compute` keeps of it with matplotlib (extra `report`).
@@ -345,14 +372,16 @@ class Calibrator:
         Raises
         ------
         ValueError
-            The two differ in method, bits, mode, axis or channels; the method is moving_average.
+            The two differ in method, bits, mode, axis or channels (axes -1 and 1 differ, since they are the same in
+            matrices only); the method is moving_average.
         TypeError
             `other` is not a Calibrator.
         """
         if not isinstance(other, Calibrator):
             raise InvalidTypeError(f"other: expected a Calibrator, got {brief(other)}")
         if self._key() != other._key():
-            raise InvalidValueError(f"other: expected {self._text()}, got {other._text()}")
+            hint = counting_hint(self.axis, other.axis)
+            raise InvalidValueError(f"other: expected {self._text()}, got {other._text()}{hint}")
         if self._method.name == "moving_average":
             raise InvalidValueError("other: moving averages do not merge, since the order of their batches matters")
         theirs = other._packed_statistic()

@@ -12,13 +12,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcore._base import arguments, arrays
+from quantcore._base import arguments
 from quantcore._base.arrays import Floats
 from quantcore._base.text import brief
 from quantcore.affine import passes
 from quantcore.affine.sharing import Sharing, sharing_of
 from quantcore.calibration.totals import Totals
-from quantcore.errors import InvalidValueError
+from quantcore.errors import InvalidTypeError, InvalidValueError
 
 
 class Extremes:
@@ -125,7 +125,7 @@ def bounds_of(
     bounds = []
     for key in ("lowest", "highest"):
         for value in sequence(state, key, n_channels, prefix):
-            if not arguments.is_number(value) or not abs(value) <= arrays.F32_MAX or float(np.float32(value)) != value:
+            if not _is_float32(value):
                 raise InvalidValueError(f"{prefix}{key}: expected a finite float32, got {brief(value)}")
         bounds.append(np.array(state[key], np.float32))
     bad = np.flatnonzero(bounds[0] > bounds[1])
@@ -133,3 +133,11 @@ def bounds_of(
         low, high = (bound[bad[0]] for bound in bounds)
         raise InvalidValueError(f"{prefix}lowest: {low} is above {prefix}highest {high}")
     return bounds[0], bounds[1]
+
+
+def _is_float32(value: Any) -> bool:
+    """Whether it is a number that float32 holds as it is."""
+    try:
+        return bool(arguments.float32(value, "value") == value)
+    except (InvalidTypeError, InvalidValueError):
+        return False

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantcore._base import arguments
+from quantcore._base.arrays import BEYOND_FLOAT32, are_finite
 from quantcore._base.patterns import compile_patterns, unused_patterns
 from quantcore._base.text import brief
 from quantcore.array_files.slabs import BoxSlab, ChannelSlab
@@ -68,8 +69,8 @@ def calibrate_files(
     FileFormatError, OSError
         A file is malformed or cannot be read.
     InvalidValueError
-        An array is empty, holds NaN or inf, lacks the axis or has another number of channels than before; no array is
-        left; `calibrator` has data already. The message names file and array.
+        An array is empty, holds NaN, inf or what is beyond float32, lacks the axis or has another number of channels
+        than before; no array is left; `calibrator` has data already. The message names file and array.
 
     Notes
     -----
@@ -129,27 +130,38 @@ def _observe(
 
     def observe(slab: ChannelSlab | BoxSlab, values: NDArray[Any]) -> None:
         try:
-            target.observe(values, nan_policy=nan_policy, n_threads=n_threads)
-        except InvalidValueError as error:
-            raise InvalidValueError(f"{array.label}: {_problem(array, slab, values, nan_policy) or error}") from None
+            target.observe_named(values, array.label, nan_policy=nan_policy, n_threads=n_threads)
+        except InvalidValueError:
+            _refuse_first(array, slab, values, nan_policy)
+            raise
 
     stream_slabs(array, calibrator.axis, observe, progress=progress)
     if is_average:
-        extremes = target.compute()
+        extremes = target.compute_named(array.label)
         batch = batch_of(extremes.observed_min, extremes.observed_max, len(array.shape), calibrator.axis)
-        calibrator.observe(batch, n_threads=n_threads)
+        calibrator.observe_named(batch, array.label, n_threads=n_threads)
 
 
-def _problem(array: FileArray, slab: ChannelSlab | BoxSlab, values: NDArray[Any], nan_policy: str) -> str | None:
-    """What is not finite in a slab, with its index in the whole array: that of an error is within the slab."""
+def _refuse_first(array: FileArray, slab: ChannelSlab | BoxSlab, values: NDArray[Any], nan_policy: str) -> None:
+    """Refuse what is not a finite float32 in a slab by its index in the whole array: that of a kernel is in the slab.
+
+    Raises
+    ------
+    InvalidValueError
+    """
     in_file_order = values.T if array.is_fortran else values
-    bad = ~np.isfinite(in_file_order) if nan_policy == "raise" else np.isinf(in_file_order)
+    bad = ~are_finite(in_file_order)
+    if nan_policy == "omit":
+        bad &= ~np.isnan(in_file_order)
     if not bad.any():
-        return None
+        return
     flat = int(np.flatnonzero(bad)[0])
     index = slab.index_of(flat, array.shape[::-1] if array.is_fortran else array.shape)
-    where = index[::-1] if array.is_fortran else index
-    return f"must be finite, got {in_file_order.reshape(-1)[flat]} at {where}"
+    value = in_file_order.reshape(-1)[flat]
+    what = f"{value} at {index[::-1] if array.is_fortran else index}"
+    if np.isfinite(value):
+        raise InvalidValueError(f"{array.label}: {what} is {BEYOND_FLOAT32}")
+    raise InvalidValueError(f"{array.label}: must be finite, got {what}")
 
 
 def batch_of(lowest: Any, highest: Any, n_dims: int, axis: int | None) -> NDArray[np.float32]:

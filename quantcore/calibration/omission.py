@@ -33,8 +33,7 @@ def kept_channels(
     keep = ~np.isnan(values) if nan_policy == "omit" else np.ones(source.shape, bool)
     if mask is not None:
         keep &= _mask(mask, source.shape)
-    with np.errstate(invalid="ignore"):
-        bad = np.flatnonzero(keep & ~(np.abs(values.astype(np.float64)) <= arrays.F32_MAX))
+    bad = np.flatnonzero(keep & ~arrays.are_finite(values))
     if bad.size:
         arrays.refuse_range(source, name, int(bad[0]), int(bad[0]) + 1)
     axis = granularity.axis

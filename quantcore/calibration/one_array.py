@@ -43,13 +43,13 @@ def calibrate_min_max(
     Raises
     ------
     ValueError
-        `data` is empty or holds NaN or inf; `bits` is not from 2 to 8.
+        `data` is empty or holds NaN or inf; its range is too wide for the mode OFFSET; `bits` is not from 2 to 8.
     TypeError
         `data` is not a float array, `bits` not an integer.
     """
     calibrator = Calibrator.min_max(bits, symmetric, mode=mode)
     calibrator.observe_shared(*_whole(data), "data", n_threads)
-    return calibrator.compute()
+    return calibrator.compute_named("data")
 
 
 def calibrate_percentile(
@@ -82,7 +82,8 @@ def calibrate_percentile(
     Raises
     ------
     ValueError
-        `data` is empty or holds NaN or inf; `bits` is not from 2 to 8; not 0 <= lower < upper <= 100.
+        `data` is empty or holds NaN or inf; its range is too wide for the mode OFFSET; `bits` is not from 2 to 8; not
+        0 <= lower < upper <= 100.
     TypeError
         `data` is not a float array, `bits` not an integer, a percentile not a number.
     """
@@ -93,7 +94,8 @@ def calibrate_percentile(
     source, _ = _whole(data)
     found = percentiles.percentiles(source, (0.0, float(lower), float(upper), 100.0), "data", n_threads)
     low, clip_low, clip_high, high = (np.array([value], np.float32) for value in found)
-    return result_of((low, high), (clip_low, clip_high), QuantGranularity.per_tensor(), bits, mode, True, method)
+    granularity = QuantGranularity.per_tensor()
+    return result_of((low, high), (clip_low, clip_high), granularity, bits, mode, True, method, "data")
 
 
 def _whole(data: Any) -> tuple[arrays.Floats, Sharing]:

@@ -192,10 +192,11 @@ def result_of(
     mode: QuantMode,
     narrow_range: bool,
     method: CalibrationMethod,
+    name: str,
 ) -> CalibrationResult:
-    """The result for the ranges of each channel."""
+    """The result for the ranges of each channel; `name` is that of the data in messages."""
     limits = code_range(bits, mode, narrow_range=narrow_range)
-    params = params_within(np.array(clip, np.float32), granularity, bits, mode, limits, "batch")
+    params = params_within(np.array(clip, np.float32), granularity, bits, mode, limits, name)
     frozen = [arrays.freeze(array) for array in (params.scales, params.zero_points, *observed, *clip)]
     figures: list[Any] = [array[0].item() for array in frozen] if granularity.axis is None else list(frozen)
     scale, zero_point, observed_min, observed_max, clip_min, clip_max = figures

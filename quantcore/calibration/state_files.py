@@ -70,7 +70,7 @@ def statistics_parts(calibrators: Mapping[str, Calibrator]) -> Iterator[str]:
     InvalidStateError
         A calibrator has no data.
     """
-    results = {name: calibrator.compute().to_dict() for name, calibrator in calibrators.items()}
+    results = {name: found.compute_named(label(name[:80])).to_dict() for name, found in calibrators.items()}
     yield f'{{"format": {json.dumps(FORMAT)}, "version": {VERSION}, "calibrators": {{'
     for i, (name, calibrator) in enumerate(calibrators.items()):
         yield f"{',' * (i > 0)}\n{json.dumps(name)}: {_text(calibrator.to_dict())}"

@@ -14,7 +14,7 @@ from quantcore.calibration.state_files import merge_statistics, save_statistics,
 from quantcore.cli.arguments import PROGRAM, STDOUT, add_common, add_parser, regex
 from quantcore.cli.terminal import print_json, progress_bar, say, show
 from quantcore.errors import InvalidValueError
-from quantcore.files.disk import check_output
+from quantcore.files.disk import check_output, label
 
 _PERCENTILE_FLAGS = ("lower", "upper")
 _DATA_FLAGS = (
@@ -115,7 +115,7 @@ def _calibrate(options: argparse.Namespace) -> int:
         for part in statistics_parts(calibrators):
             show(part, end="")
         return 0
-    results = {name: found.compute() for name, found in calibrators.items()}
+    results = {name: found.compute_named(label(name)) for name, found in calibrators.items()}
     if options.output is not None:
         save_statistics(options.output, calibrators, force=options.force, inputs=inputs)
     if options.json:

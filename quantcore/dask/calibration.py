@@ -66,7 +66,7 @@ def _observe(start: Calibrator, block: Any) -> Calibrator:
     """The statistics of a block, on one thread: the scheduler runs other blocks on other threads."""
     result = deepcopy(start)
     if block.size:
-        result.observe(block, n_threads=1)
+        result.observe_named(block, "a block of array", n_threads=1)
     return result
 
 

@@ -72,7 +72,7 @@ def refuse_without_importance(fmt: GGMLType, name: str) -> None:
 def _check_weights(source: Floats) -> NDArray[np.float32]:
     values = source.values(0, source.size)
     with np.errstate(invalid="ignore"):
-        bad = np.flatnonzero(~((values >= 0) & (values <= arrays.F32_MAX)))
+        bad = np.flatnonzero(~(arrays.are_finite(values) & (values >= 0)))
     if bad.size:
         raise InvalidValueError(
             f"imatrix: weights must be finite and not negative, got {values[bad[0]]} at flat index {int(bad[0])}"

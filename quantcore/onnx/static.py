@@ -70,10 +70,7 @@ def calibrate_activations(
     for batch in arguments.iterator(batches, "batches", "mappings"):
         values = dict(zip(wanted, _run(session, wanted, batch), strict=True))
         for name, observer in made.items():
-            try:
-                observer.observe(values[name] if name in values else batch[name])
-            except InvalidValueError as error:
-                raise InvalidValueError(f"{name}: {error}") from None
+            observer.observe_named(values[name] if name in values else batch[name], name)
     if not all(observer.has_data for observer in made.values()):
         raise InvalidValueError("batches: nothing was observed")
     return made
@@ -124,7 +121,7 @@ def quantize_static(
     _check_names(calibrators, quantized_activations(made))
     if bad := [name for name, calibrator in calibrators.items() if calibrator.bits != 8]:
         raise InvalidValueError(f"calibrators: expected 8 bits, got {calibrators[bad[0]].bits} for {bad[0]!r}")
-    results = {name: calibrator.compute() for name, calibrator in calibrators.items()}
+    results = {name: calibrator.compute_named(name) for name, calibrator in calibrators.items()}
     weight_bits = 7 if arguments.flag(reduce_range, "reduce_range") else 8
     maker = NodeMaker(made, per_channel=arguments.flag(per_channel, "per_channel"), weight_bits=weight_bits)
     used = {}

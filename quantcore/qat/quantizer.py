@@ -10,7 +10,7 @@ from quantcore._base.records import reduce, size_of, tabled
 from quantcore._base.text import brief
 from quantcore.affine import passes
 from quantcore.affine.from_extremes import params_within
-from quantcore.affine.granularity import QuantGranularity, check_granularity
+from quantcore.affine.granularity import QuantGranularity, check_granularity, counting_hint
 from quantcore.affine.params import QuantParams, check_params
 from quantcore.errors import InvalidStateError, InvalidTypeError, InvalidValueError
 from quantcore.qat import fake_quant
@@ -64,7 +64,8 @@ class FakeQuantize:
             ours = (self._granularity, config.mode, config.bits, config.qmin, config.qmax)
             theirs = (params.granularity, params.mode, params.bits, params.quant_min, params.quant_max)
             if ours != theirs:
-                raise InvalidValueError(f"params: {theirs} contradict the configuration {ours}")
+                hint = counting_hint(self._granularity.axis, params.granularity.axis)
+                raise InvalidValueError(f"params: {theirs} contradict the configuration {ours}{hint}")
             self._params = params
 
     @classmethod
@@ -170,7 +171,7 @@ class FakeQuantize:
             raise InvalidValueError(f"{name}: must not be empty, got shape {source.shape}")
         config, granularity = self._config, self._granularity
         bounds = passes.extremes(source, granularity.sharing(source.shape), name, n_threads)
-        return params_within(bounds, granularity, config.bits, config.mode, (config.qmin, config.qmax))
+        return params_within(bounds, granularity, config.bits, config.mode, (config.qmin, config.qmax), name)
 
     def __repr__(self) -> str:
         state = f"num_groups={self._params.num_groups}" if self._params is not None else "not calibrated"

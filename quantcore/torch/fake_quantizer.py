@@ -18,7 +18,7 @@ from quantcore.calibration.calibrator import Calibrator
 from quantcore.calibration.results import METHODS, CalibrationMethod
 from quantcore.errors import InvalidStateError, InvalidTypeError, InvalidValueError
 from quantcore.torch import _tensors, traced
-from quantcore.torch.functional import SMALLEST_SCALE, fake_quantize, learned, read_learned_params
+from quantcore.torch.functional import SMALLEST_SCALE, fake_quantize_named, learned, read_learned_params
 from quantcore.torch.observers import Observer, is_distributed, observe_together
 
 __all__ = ["FakeQuantize"]
@@ -202,9 +202,14 @@ class FakeQuantize(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
                 self.calibrate(x)
             return self._fake_quantize(x)
         except (InvalidValueError, InvalidTypeError) as error:
-            if not self.label:
+            if self.label in str(error):
                 raise
-            raise type(error)(f"{self.label}: {str(error).removeprefix('x: ').removeprefix('batch: ')}") from None
+            raise type(error)(f"{self.label}: {error}") from None
+
+    @property
+    def _name(self) -> str:
+        """What messages call the tensor."""
+        return self.label or "x"
 
     def preview(self, x: torch.Tensor) -> torch.Tensor:
         """What `forward` would return, without observing; before the first tensor, as if `x` were the first."""
@@ -216,19 +221,19 @@ class FakeQuantize(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
         is_kept = self.is_calibrated and (self.learn_scale or not self.is_observer_enabled)
         if is_kept or not self.is_fake_quant_enabled or not x.numel():
             return self._fake_quantize(x)
-        return fake_quantize(x, self._observe(x, copy.deepcopy(self.observer)))
+        return fake_quantize_named(x, self._name, self._observe(x, copy.deepcopy(self.observer)))
 
     def _fake_quantize(self, x: torch.Tensor) -> torch.Tensor:
         if not self.is_fake_quant_enabled or not _tensors.take_floats(x, "x").numel():
             return x
         if not self.learn_scale:
-            return fake_quantize(x, self.params)
+            return fake_quantize_named(x, self._name, self.params)
         zero_point = None if self.mode is QuantMode.SYMMETRIC else self.zero_point
-        return learned(x, self.scale, zero_point, self.params, None)
+        return learned(x, self._name, self.scale, zero_point, self.params, None)
 
     def calibrate(self, x: torch.Tensor) -> None:
         """Observe `x` and update scales and zero points from everything observed; an empty tensor changes nothing."""
-        _tensors.take_floats(x, "x")
+        _tensors.take_floats(x, self._name)
         if not x.numel():
             return
         params = self._observe(x, self.observer)
@@ -301,18 +306,18 @@ class FakeQuantize(_tensors.ChecksState, _tensors.KeepsDtypes, nn.Module):
     def _observe(self, x: torch.Tensor, observer: Calibrator | None) -> QuantParams:
         """The parameters after `x` was observed."""
         if observer is not None:
-            observe_together(observer, x, is_shared=self.training and observer is self.observer)
-            return observer.compute().params
+            observe_together(observer, x, self._name, is_shared=self.training and observer is self.observer)
+            return observer.compute_named(self._name).params
         if self.learn_scale and self.training and self.granularity.group_size is None and is_distributed():
             extremes = Observer.min_max(
                 self.bits, self.mode is QuantMode.SYMMETRIC, axis=self.granularity.axis, narrow_range=self.narrow_range
             )
-            observe_together(extremes, x, is_shared=True)
-            return extremes.compute().params
-        source = arrays.take_floats(x, "x")
-        bounds = passes.extremes(source, self.granularity.sharing(source.shape), "x", None)
+            observe_together(extremes, x, self._name, is_shared=True)
+            return extremes.compute_named(self._name).params
+        source = arrays.take_floats(x, self._name)
+        bounds = passes.extremes(source, self.granularity.sharing(source.shape), self._name, None)
         limits = code_range(self.bits, self.mode, narrow_range=self.narrow_range)
-        return params_within(bounds, self.granularity, self.bits, self.mode, limits)
+        return params_within(bounds, self.granularity, self.bits, self.mode, limits, self._name)
 
     def _set(self, name: str, values: Any) -> None:
         """Set a buffer or a parameter, which stays the same object."""

@@ -52,7 +52,12 @@ def fake_quantize(x: torch.Tensor, params: QuantParams) -> torch.Tensor:
     -----
     float32: bit for bit as `torch.fake_quantize_per_tensor_affine` and `torch.fake_quantize_per_channel_affine`.
     """
-    return _FakeQuantize.apply(_tensors.take_floats(x, "x"), check_params(params))
+    return fake_quantize_named(x, "x", check_params(params))
+
+
+def fake_quantize_named(x: torch.Tensor, name: str, params: QuantParams) -> torch.Tensor:
+    """`fake_quantize` of a tensor that messages call by this name."""
+    return _FakeQuantize.apply(_tensors.take_floats(x, name), name, params)
 
 
 @_tensors.eager
@@ -105,18 +110,19 @@ def fake_quantize_learned(
     params = read_learned_params(
         scale, zero_point, check_bits(bits), mode, check_granularity(granularity), narrow_range
     )
-    return learned(x, scale, zero_point, params, grad_factor)
+    return learned(x, "x", scale, zero_point, params, grad_factor)
 
 
 def learned(
     x: torch.Tensor,
+    name: str,
     scale: torch.Tensor,
     zero_point: torch.Tensor | None,
     params: QuantParams,
     grad_factor: float | None,
 ) -> torch.Tensor:
-    """`fake_quantize_learned` with the parameters from `learned_params`."""
-    return _Learned.apply(_tensors.take_floats(x, "x"), scale, zero_point, params, grad_factor)
+    """`fake_quantize_learned` of a tensor that messages call by this name, with parameters that were read."""
+    return _Learned.apply(_tensors.take_floats(x, name), name, scale, zero_point, params, grad_factor)
 
 
 def read_learned_params(
@@ -146,15 +152,15 @@ def _values(tensor: Any, name: str) -> Any:
 
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, params: QuantParams) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, name: str, params: QuantParams) -> torch.Tensor:
         ctx.save_for_backward(x)
         ctx.params = params
-        return _fake_quantize(x, params)
+        return _fake_quantize(x, name, params)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (x,) = ctx.saved_tensors
-        return _InRange.apply(grad, x, ctx.params), None
+        return _InRange.apply(grad, x, ctx.params), None, None
 
 
 class _InRange(torch.autograd.Function):
@@ -180,6 +186,7 @@ class _Learned(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: torch.Tensor,
+        name: str,
         scale: torch.Tensor,
         zero_point: torch.Tensor | None,
         params: QuantParams,
@@ -187,11 +194,12 @@ class _Learned(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(x, scale, zero_point)
         ctx.params, ctx.grad_factor = params, grad_factor
-        return _fake_quantize(x, params)
+        return _fake_quantize(x, name, params)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return *_LearnedGradients.apply(grad, *ctx.saved_tensors, ctx.params, ctx.grad_factor), None, None
+        dx, *others = _LearnedGradients.apply(grad, *ctx.saved_tensors, ctx.params, ctx.grad_factor)
+        return dx, None, *others, None, None
 
 
 class _LearnedGradients(torch.autograd.Function):
@@ -225,9 +233,9 @@ class _LearnedGradients(torch.autograd.Function):
         raise RuntimeError("fake_quantize_learned: cannot differentiate twice through a learned scale")
 
 
-def _fake_quantize(x: torch.Tensor, params: QuantParams) -> torch.Tensor:
+def _fake_quantize(x: torch.Tensor, name: str, params: QuantParams) -> torch.Tensor:
     y = _new_like(x)
-    fake_quant.forward(_tensors.readable(x), params, "x", None, _tensors.output(y))
+    fake_quant.forward(_tensors.readable(x), params, name, None, _tensors.output(y))
     return y.to(x.dtype)
 
 

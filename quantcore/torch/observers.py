@@ -23,26 +23,26 @@ def is_distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
-def observe_together(observer: Calibrator, x: torch.Tensor, *, is_shared: bool) -> None:
-    """Observe a tensor; if it is shared, what every process has observed, in the order of ranks.
+def observe_together(observer: Calibrator, x: torch.Tensor, name: str, *, is_shared: bool) -> None:
+    """Observe a tensor of this name; if it is shared, what every process has observed, in the order of ranks.
 
     Statistics merge exactly, so all processes get the same scales, those of one process with the whole batch. For a
     moving average the extremes of the whole batch are one step.
     """
     if not is_shared or not is_distributed():
-        observer.observe(x)
+        observer.observe_named(x, name)
         return
     is_average = observer.method.name == "moving_average"
     part = _empty_like(observer, is_average)
-    part.observe(x)
+    part.observe_named(x, name)
     parts: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, part.to_dict())
     whole = _empty_like(observer, is_average)
     for state in parts:
         whole.merge(Observer.from_dict(state))
     if is_average:
-        result = whole.compute()
-        observer.observe(batch_of(result.observed_min, result.observed_max, x.ndim, observer.axis))
+        result = whole.compute_named(name)
+        observer.observe_named(batch_of(result.observed_min, result.observed_max, x.ndim, observer.axis), name)
     else:
         observer.merge(whole)
 

@@ -133,8 +133,11 @@ def test_ranges_wider_than_float32_are_refused():
         InvalidValueError, match=r"values: the range from -3\S*e\+38 to 3\S*e\+38 is too wide for the mode"
     ):
         quantize_tensor(values, mode=OFFSET)
-    with pytest.raises(InvalidValueError, match=r"batch: the range from -3\S*e\+38"):
+    with pytest.raises(InvalidValueError, match=r"^compute: the range from -3\S*e\+38"):
         Calibrator.min_max(mode=OFFSET).partial_fit(values).compute()
+    for calibrate in (calibrate_min_max, lambda data, mode: calibrate_percentile(data, lower=0, upper=100, mode=mode)):
+        with pytest.raises(InvalidValueError, match=r"^data: the range from -3\S*e\+38"):
+            calibrate(values, mode=OFFSET)
 
 
 # Calibration

@@ -14,11 +14,44 @@ import pytest
 
 import quantcore
 from quantcore import Q4_0, Q8_0, InvalidTypeError, InvalidValueError, QuantcoreError, dequantize, quantize
+from quantcore._base.arrays import are_finite
+from quantcore._base.lengths import common_length
 from tests.support.memory import MEGABYTE, memory_below
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 DTYPES = [np.dtype(np.float32), np.dtype(np.float16), BF16, np.dtype(np.float64)]
 VALUES = np.random.default_rng(7).standard_normal((6, 64)).astype(np.float32)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64], ids=lambda dtype: dtype.__name__)
+def test_which_values_are_finite_in_float32(dtype):
+    most = min(np.finfo(dtype).max, dtype(np.finfo(np.float32).max) if dtype != np.float16 else np.inf)
+    values = np.array([0, -1, most, -most, np.inf, -np.inf, np.nan], dtype)
+    assert are_finite(values).tolist() == [True] * 4 + [False] * 3
+    if dtype is np.float64:
+        assert are_finite(np.nextafter(values[2:4], [np.inf, -np.inf])).tolist() == [False] * 2
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [([3], 3), ([3, 3, 2], 3), ([2, 3, 3], 3), ([0, 0, 0, 4], 4), ([], 0), ([0, 0], 0), ([5, 1, 5, 2, 5], 5)],
+)
+def test_the_length_of_most_vectors(lengths, expected):
+    assert common_length(np.array(lengths, np.int64), np.arange(len(lengths)), "values") == expected
+
+
+@pytest.mark.parametrize(
+    ("lengths", "shown"),
+    [
+        ([3, 2], "3 values in row 10, 2 values in row 11"),
+        ([4, 0, 3, 3, 4], "4 values in row 10, 3 values in row 12"),
+        ([2, 2, 1, 3, 9, 8], r"2 values in row 10, 1 values in row 12, 3 values in row 13, 9 values in row 14, \.\.\."),
+    ],
+)
+def test_no_length_of_most_vectors(lengths, shown):
+    with pytest.raises(InvalidValueError, match=rf"^values: which length is right cannot be told, .*: {shown}$"):
+        common_length(np.array(lengths, np.int64), np.arange(10, 10 + len(lengths)), "values")
 
 
 class DLPackOnly:

@@ -57,6 +57,19 @@ def test_merging_other_shapes_lists_both():
     assert first.to_dict() == state
 
 
+def test_axes_counted_from_other_ends_are_told():
+    first, second = observed("mse", np.ones((2, 3)), axis=1), observed("mse", np.ones((2, 3)), axis=-1)
+    message = (
+        r"^other: .*along axis 1, got .*along axis -1; whether these are the same .* count both from the same end$"
+    )
+    with pytest.raises(InvalidValueError, match=message):
+        first.merge(second)
+    with pytest.raises(InvalidValueError, match=r"^other: .*along axis 1, got .*along axis 0$"):
+        first.merge(observed("mse", np.ones((2, 3)), axis=0))
+    assert first.merge(observed("mse", np.ones((2, 3)), axis=1)).num_channels == 3
+    assert Calibrator.mse(axis=1).num_channels == 0 and observed("mse", np.ones((2, 3))).num_channels == 1
+
+
 def test_moving_averages_do_not_merge():
     with pytest.raises(InvalidValueError, match=r"moving average.*order"):
         observed("moving_average", np.ones(3)).merge(observed("moving_average", np.ones(3)))

@@ -169,6 +169,34 @@ def test_values_that_are_not_finite_name_the_array(bad, arrays, tmp_path):
         calibrate_files([tmp_path / "x.npy"], Calibrator.percentile())
 
 
+@pytest.mark.parametrize("policy", ["raise", "omit"])
+@pytest.mark.parametrize("axis", [None, 0, 1, 2])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_values_beyond_float32_are_told_by_their_place(order, axis, policy, tmp_path):
+    values = np.ones((70, 90, 3), order=order)  # many slabs
+    values[67, 89, 1] = -1e39
+    if policy == "omit":
+        values[3, 4, 2] = math.nan
+    np.save(tmp_path / "x.npy", values)
+    for make in MAKERS.values():
+        with pytest.raises(
+            InvalidValueError,
+            match=r"x\.npy: -1e\+39 at \(67, 89, 1\) is beyond the range of float32 \(±3\.4\d*e\+38\)$",
+        ):
+            calibrate_files([tmp_path / "x.npy"], make(axis=axis), nan_policy=policy)
+
+
+def test_what_is_refused_names_the_array_and_no_batch(tmp_path):
+    np.save(tmp_path / "a.npy", np.ones((3, 4)))
+    np.save(tmp_path / "b.npy", np.ones((3, 5)))
+    for make in MAKERS.values():
+        with pytest.raises(InvalidValueError, match=r"b\.npy: expected 4 channels along axis 1 as before, got 5$"):
+            calibrate_files([tmp_path / "a.npy", tmp_path / "b.npy"], make(axis=1))
+    wide = {"wide": Calibrator.min_max(mode="offset").partial_fit(np.array([-3e38, 3e38]))}
+    with pytest.raises(InvalidValueError, match=r"^wide: the range from"):
+        save_statistics(tmp_path / "out.json", wide)
+
+
 @pytest.mark.parametrize(("policy", "bad"), [("Raise", "nan at (1, 2)"), ("OMIT", "inf at (3, 0)")])
 def test_policies_in_any_case(policy, bad, tmp_path):
     values = np.ones((4, 3), np.float32)

@@ -77,6 +77,11 @@ def test_a_cluster_of_processes(method, axis, cluster, values):
         calibrate(array * np.nan, MAKERS[method](axis=axis))
 
 
+def test_what_is_refused_names_the_array(values):
+    with pytest.raises(InvalidValueError, match=r"^a block of array: must be finite, got nan at flat index 0"):
+        calibrate(da.from_array(values * np.nan, chunks=(6, 5, 25)), Calibrator.min_max())
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 def test_dtypes_and_lazy_arrays(dtype, values):
     lazy = da.from_array(values / 1000, chunks=(5, 5, 60)).astype(dtype)[:, ::2] + 1

@@ -1,7 +1,9 @@
 """`imatrix=`: ggml's bytes with weights of columns, per expert too, and the weights that are refused."""
 
+import math
 from collections.abc import Callable
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -92,11 +94,14 @@ def test_experts_have_weights_of_their_own(fmt, dtype, rng):
 BAD_WEIGHTS = {
     "short": (np.ones(255, F32), r"expected shape \(256,\) for values of shape \(4, 256\), got \(255,\)"),
     "of experts": (np.ones((4, 256), F32), r"expected shape \(256,\)"),
-    "NaN": (
-        np.where(np.arange(256) == 9, np.nan, F32(1)).astype(F32),
-        "got nan at flat index 9$",
-    ),
-    "inf": (np.full(256, np.inf, F32), r"finite and not negative, got inf at flat index 0"),
+    **{
+        f"{value} in {dtype}": (
+            np.where(np.arange(256) == 7, value, 1).astype(dtype),
+            rf"finite and not negative, got {value} at flat index 7$",
+        )
+        for dtype in INPUT_DTYPES
+        for value in (math.inf, -math.inf, math.nan)
+    },
     "negative": (np.linspace(1, -1, 256, dtype=F32), r"finite and not negative, got -0\.\d+ at flat index 128"),
     "beyond float32": (np.full(256, 1e300), r"finite and not negative, got 1e\+300 at flat index 0"),
 }
@@ -107,6 +112,17 @@ BAD_WEIGHTS = {
 def test_bad_weights_are_refused_even_where_they_have_no_effect(fmt, weights, message):
     with pytest.raises(InvalidValueError, match=f"^imatrix: .*{message}"):
         quantize(np.ones((4, 256), F32), fmt.id, imatrix=weights)
+
+
+@every_weighted_format
+@pytest.mark.parametrize("dtype", INPUT_DTYPES, ids=str)
+@pytest.mark.filterwarnings("error")
+def test_weights_of_every_dtype_are_taken_without_warnings(fmt, dtype, rng):
+    """float16 has no room for the largest float32, which weights are compared with."""
+    values, weights = fmt.draw("gaussian", rng, 4), rng.random(fmt.row, F32).astype(dtype)
+    weights[3] = min(float(ml_dtypes.finfo(dtype).max), 1e9)
+    expected = quantize(values, fmt.id, imatrix=weights.astype(F32))
+    np.testing.assert_array_equal(quantize(values, fmt.id, imatrix=weights), expected)
 
 
 @every_format

@@ -262,6 +262,8 @@ def test_parameters_may_be_given(rng):
     ]:
         with pytest.raises(InvalidValueError, match=r"^params: .* contradict "):
             FakeQuantize(config, granularity, params)
+    with pytest.raises(InvalidValueError, match=r"^params: .* contradict .*; .* count both from the same end$"):
+        FakeQuantize(FakeQuantConfig.q4_symmetric(), CHANNEL(-2), params)
     with pytest.raises(InvalidTypeError, match=r"^params: expected a QuantParams, got float"):
         FakeQuantize(FakeQuantConfig.q4_symmetric(), None, 0.5)
 

@@ -253,6 +253,39 @@ def test_a_batch_with_nan_changes_nothing(rng):
     assert fq(torch.ones(3)).tolist() == [1.0, 1.0, 1.0]
 
 
+@pytest.mark.parametrize("label", ["", "head.input"])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_what_is_refused_names_the_module_or_x(options, label, rng):
+    name = label or "x"
+    fq = FakeQuantize(**options)
+    fq.label = label
+    bad = torch.full((2, 16), float("nan"))
+    for call in (fq, fq.preview):
+        with pytest.raises(
+            InvalidValueError, match=rf"^{name}: must be finite, got nan at flat index 0 \(row 0, column 0\)$"
+        ):
+            call(bad)
+    with pytest.raises(
+        InvalidTypeError, match=rf"^{name}: expected float32, float16, bfloat16 or float64, got torch.int"
+    ):
+        fq(torch.ones(2, 16, dtype=torch.int32))
+    fq(torch.ones(2, 16))
+    if fq.granularity.axis is not None and fq.observer is not None and not fq.learn_scale:
+        with pytest.raises(InvalidValueError, match=rf"^{name}: expected 2 channels along axis 0 as before, got 3$"):
+            fq(torch.ones(3, 16))
+    fq.disable_observer()
+    with pytest.raises(InvalidValueError, match=rf"^{name}: must be finite, got nan"):
+        fq(bad)
+    if fq.granularity.axis is not None:
+        with pytest.raises(
+            InvalidValueError, match=rf"^params: 2 scales per_channel, but {name} of shape \(3, 16\) needs 3"
+        ):
+            fq(torch.ones(3, 16))
+        fq.granularity = QuantGranularity.per_channel(3)
+        with pytest.raises(InvalidValueError, match=rf"^{f'{label}: ' if label else ''}axis: 3 is out of range"):
+            fq(torch.ones(2, 16))
+
+
 @pytest.mark.parametrize("parent", [lambda m: m, nn.Sequential], ids=["alone", "child"])
 def test_a_refused_state_changes_nothing(rng, parent):
     ours, theirs = FakeQuantize(8), FakeQuantize(4)
