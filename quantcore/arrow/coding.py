@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from quantcore._base import arguments
+from quantcore._base.arrays import take_floats
 from quantcore._base.text import brief
 from quantcore.affine import QuantGranularity, QuantMode, QuantParams, quantize_with_params
 from quantcore.affine.from_extremes import calibrate as calibrate_values
@@ -53,7 +54,8 @@ def quantize(
     granularity : {"dimension", "vector", "tensor"}, optional
         What has a scale of its own; None: each dimension of vectors, and a column of numbers. Not of block formats.
     on_bad : {"error", "null", "drop"}, default "error"
-        What to do about a row that holds NaN, inf, what is beyond float32 or a null, or has another length.
+        What to do about a row that holds NaN, inf, what is beyond float32 or a null, or has another length: than
+        `params` or the type of the column say, else than more than half of the vectors of the column have.
     n_threads : int, optional
         Threads to use; None: `get_num_threads()`. The codes do not depend on it.
 
@@ -94,14 +96,14 @@ def quantize_column(
     on_bad = columns.check_on_bad(on_bad)
     chunks, kind, is_chunked = columns.chunks_of(column, name)
     n_dimensions = getattr(params, "n_dimensions", None)
-    if isinstance(params, QuantParams) and params.granularity.axis in (1, -1):
+    if isinstance(params, QuantParams) and params.granularity.from_front(2).axis == 1:
         n_dimensions = params.num_groups
     taken = columns.take_chunks(chunks, kind, name, n_dimensions, on_bad)
     if columns.is_list(getattr(kind, "storage_type", kind)) and n_dimensions is None:
         n_dimensions = taken[0].matrix.shape[1] if taken else kind.list_size
     try:
         target = _target(taken, name, scheme, params, granularity, n_dimensions, n_threads)
-        found = [_encode(rows, target, n_threads) for rows in taken]
+        found = [_encode(rows, name, target, n_threads) for rows in taken]
     except InvalidValueError:
         columns.refuse_infinite(taken, name)
         raise
@@ -144,13 +146,13 @@ def _target(
         return AffineType(QuantParams.without_scales(QuantGranularity(axis=0), mode, 8, *limits), n_dimensions)
     calibrator = Calibrator.min_max(axis=axis, mode=mode)
     for matrix in columns.not_empty(taken):
-        calibrator.observe(matrix, n_threads=n_threads)
+        calibrator.observe_named(matrix, name, n_threads=n_threads)
     n_rows = sum(len(rows.matrix) for rows in taken)
     if n_rows < (_FEWEST_ROWS if axis == 1 else 1):
         raise InvalidValueError(
             f"{name}: ranges need at least {_FEWEST_ROWS} rows, got {n_rows}; params= takes those of other data"
         )
-    return AffineType(calibrator.compute().params, n_dimensions)
+    return AffineType(calibrator.compute_named(name).params, n_dimensions)
 
 
 def _axis_of(granularity: str | None, n_dimensions: int | None) -> int | None:
@@ -162,10 +164,12 @@ def _axis_of(granularity: str | None, n_dimensions: int | None) -> int | None:
     return _AXES[granularity]
 
 
-def _encode(rows: Rows, target: Quantized, n_threads: int | None) -> pa.ExtensionArray:
+def _encode(rows: Rows, name: str, target: Quantized, n_threads: int | None) -> pa.ExtensionArray:
     storage, matrix = target.storage_type, rows.matrix
     if isinstance(target, BlockType):
-        codes = formats.quantize(matrix, target.qtype, n_threads=n_threads)
+        codes = np.empty((len(matrix), storage.byte_width), np.uint8)
+        source, fmt = take_floats(matrix, name), formats.supported_format(target.qtype)
+        formats.quantize_blocks(source, fmt, codes, n_threads, name)
         return pa.ExtensionArray.from_storage(target, array_of(storage, spread(codes, rows.is_kept), rows.is_kept))
     params = target.params
     if not target.is_per_vector:
@@ -175,7 +179,7 @@ def _encode(rows: Rows, target: Quantized, n_threads: int | None) -> pa.Extensio
         codes, scales, offsets = np.empty(matrix.shape, params.code_dtype), *np.empty((2, 0), np.float32)
     else:
         narrow = params.quant_min == -params.quant_max
-        own = calibrate_values(matrix, params.granularity, params.bits, params.mode, narrow, n_threads)
+        own = calibrate_values(matrix, params.granularity, params.bits, params.mode, narrow, n_threads, name)
         codes, scales = quantize_with_params(matrix, own, n_threads=n_threads), own.scales
         offsets = own.offsets if own.offsets is not None else scales
     fields = [spread(values, rows.is_kept) for values in (codes, scales, offsets)[: storage.num_fields]]
@@ -220,10 +224,11 @@ def calibrate(
     result = deepcopy(calibrator)
     if not sum(map(len, chunks)):
         return result
-    taken = columns.take_chunks(chunks, kind, "column", None, on_bad)
+    n_dimensions = (calibrator.num_channels or None) if calibrator.axis else None
+    taken = columns.take_chunks(chunks, kind, "column", n_dimensions, on_bad)
     try:
         for matrix in columns.not_empty(taken):
-            result.observe(matrix, n_threads=n_threads)
+            result.observe_named(matrix, "column", n_threads=n_threads)
     except InvalidValueError:
         columns.refuse_infinite(taken, "column")
         raise

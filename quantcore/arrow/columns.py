@@ -1,6 +1,7 @@
 """Columns at the boundary: rows of vectors or numbers as a matrix over Arrow's memory, and which rows there are.
 
-A row is null, or good, or bad: it holds NaN, inf, what is beyond float32, a null, or another number of values.
+A row is null, or good, or bad: it holds NaN, inf, what is beyond float32, a null, or another number of values. Where
+neither the type of the column nor parameters tell the number, it is that of more than half of the vectors.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +13,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from quantcore._base import arguments
-from quantcore._base.arrays import F32_MAX
+from quantcore._base.arrays import are_finite
+from quantcore._base.lengths import common_length
 from quantcore._base.text import brief
 from quantcore.errors import InvalidTypeError, InvalidValueError
 
@@ -75,7 +77,8 @@ def take_chunks(
     Raises
     ------
     InvalidValueError
-        A row is bad and `on_bad` is "error"; of lists, the number of values is not known and there is no row.
+        A row is bad and `on_bad` is "error"; of lists, the number of values is not known and there is no row, or none
+        that more than half of them have.
     InvalidTypeError
         The column does not hold floats or lists of floats.
     """
@@ -91,7 +94,7 @@ def take_chunks(
             raise InvalidValueError(f"{name}: expected vectors of {n_dimensions} values, got {kind}")
         n_dimensions = kind.list_size
     elif vectors and n_dimensions is None:
-        n_dimensions = _first_length(storages, name)
+        n_dimensions = _length_of_most(storages, name)
     if vectors and not n_dimensions:
         raise InvalidValueError(f"{name}: expected vectors of at least one value, got {kind}")
     taken, first = [], 0
@@ -123,13 +126,12 @@ def refuse_infinite(taken: Sequence[Rows], name: str) -> None:
     """Refuse the first row that is not finite: for what a kernel has refused."""
     first = 0
     for rows in taken:
-        is_finite = _are_finite(rows.matrix)
+        is_finite = _finite_rows(rows.matrix)
         bad = np.flatnonzero(~is_finite)
         if bad.size:
             row = int(bad[0]) if rows.is_kept is None else int(np.flatnonzero(rows.is_kept)[bad[0]])
             values = np.atleast_1d(rows.matrix[bad[0]])
-            with np.errstate(invalid="ignore"):
-                j = int(np.flatnonzero(~(np.abs(values) <= F32_MAX))[0])
+            j = int(np.flatnonzero(~are_finite(values))[0])
             place = f", dimension {j}" if rows.matrix.ndim > 1 else ""
             raise InvalidValueError(f"{name}: row {first + row}{place}: must be a finite float32, got {values[j]}")
         first += rows.n
@@ -201,14 +203,17 @@ def _places(array: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return offsets, array.sizes.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def _first_length(arrays: Sequence[pa.Array], name: str) -> int:
+def _length_of_most(arrays: Sequence[pa.Array], name: str) -> int:
+    """The number of values that more than half of the vectors have; 0 if they have none."""
+    sizes, is_there = [np.empty(0, np.int64)], [np.empty(0, bool)]
     for array in arrays:
-        _, sizes = _places(array)
         is_null = nulls_of(array)
-        found = sizes if is_null is None else sizes[~is_null]
-        if found.size:
-            return int(found[0])
-    raise InvalidValueError(f"{name}: has no vector that tells how many values they have; params= does")
+        sizes.append(_places(array)[1])
+        is_there.append(np.ones(len(array), bool) if is_null is None else ~is_null)
+    rows = np.flatnonzero(np.concatenate(is_there))
+    if not rows.size:
+        raise InvalidValueError(f"{name}: has no vector that tells how many values they have; params= does")
+    return common_length(np.concatenate(sizes)[rows], rows, name)
 
 
 def _problem(array: pa.Array, i: int, n_dimensions: int | None) -> str:
@@ -218,20 +223,19 @@ def _problem(array: pa.Array, i: int, n_dimensions: int | None) -> str:
     return f"null in dimension {place}"
 
 
-def _are_finite(matrix: NDArray[Any]) -> NDArray[np.bool_]:
+def _finite_rows(matrix: NDArray[Any]) -> NDArray[np.bool_]:
     """Which rows are finite in float32."""
     n = len(matrix)
     result = np.empty(n, bool)
     step = max(1, _BLOCK // max(1, matrix[:1].size))
     for start in range(0, n, step):
-        with np.errstate(invalid="ignore"):
-            fine = np.abs(matrix[start : start + step]) <= F32_MAX
+        fine = are_finite(matrix[start : start + step])
         result[start : start + step] = fine.reshape(len(fine), -1).all(axis=1)
     return result
 
 
 def _leave_out_infinite(rows: Rows) -> None:
-    is_finite = _are_finite(rows.matrix)
+    is_finite = _finite_rows(rows.matrix)
     if is_finite.all():
         return
     is_kept = np.ones(rows.n, bool) if rows.is_kept is None else rows.is_kept.copy()

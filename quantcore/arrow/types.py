@@ -72,6 +72,7 @@ class AffineType(_QuantizedType):
     params : QuantParams
         Per channel of axis 1: a scale for each dimension. Per tensor: one for all. Per channel of axis 0, of which only
         mode and bits count: each vector has its own, beside its codes.
+        An axis may be counted from the end.
     n_dimensions : int or None
         The codes of a vector; None: the column holds numbers, not vectors.
 
@@ -90,8 +91,7 @@ class AffineType(_QuantizedType):
             raise InvalidTypeError(f"params: expected a QuantParams, got {brief(params)}")
         if n_dimensions is not None:
             n_dimensions = arguments.integer(n_dimensions, "n_dimensions", 1, _MOST_DIMENSIONS)
-        params = _along_dimensions(params)
-        granularity = params.granularity
+        granularity = params.granularity if n_dimensions is None else params.granularity.from_front(2)
         if granularity.group_size is not None or granularity.axis not in ((None,) if n_dimensions is None else _AXES):
             wanted = "one scale" if n_dimensions is None else "one scale, or one per vector (axis 0) or dimension (1)"
             raise InvalidValueError(f"params: a column takes {wanted}, got {granularity}")
@@ -101,6 +101,8 @@ class AffineType(_QuantizedType):
             params = QuantParams.without_scales(granularity, params.mode, params.bits, *limits)
         elif granularity.axis == 1 and params.num_groups != n_dimensions:
             raise InvalidValueError(f"params: {params.num_groups} scales for vectors of {n_dimensions} values")
+        elif granularity != params.granularity:
+            params = dataclasses.replace(params, granularity=granularity)
         self.params, self.n_dimensions = params, n_dimensions
         super().__init__(self._storage(), "quantcore.affine", {"dimensions": n_dimensions, "params": params.to_dict()})
 
@@ -178,13 +180,6 @@ def from_serialized(serialized: bytes, storage: pa.DataType) -> AffineType | Blo
     """The type whose state is mirrored in the metadata of a field."""
     kind = BlockType if pa.types.is_fixed_size_binary(storage) else AffineType
     return kind.__arrow_ext_deserialize__(storage, serialized)
-
-
-def _along_dimensions(params: QuantParams) -> QuantParams:
-    """The parameters with the last axis of a matrix counted from the front."""
-    if params.granularity.axis != -1:
-        return params
-    return dataclasses.replace(params, granularity=QuantGranularity.per_channel(1))
 
 
 _ONE = QuantParams(

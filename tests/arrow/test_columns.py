@@ -301,6 +301,96 @@ def test_bad_rows(layout, n_chunks, vectors):
         qa.calibrate(chunks, Calibrator.min_max(axis=1))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()], ids=str)
+@pytest.mark.parametrize("scheme", ["uint8", "Q8_0"])
+def test_bad_rows_of_every_dtype(scheme, kind, value, vectors):
+    narrow = vectors.astype(kind.to_pandas_dtype())
+    bad = narrow.copy()
+    bad[7, 3] = value
+    good = np.delete(narrow, 7, axis=0)
+    expected = qa.quantize(fixed(good, kind), scheme)
+    assert qa.quantize(fixed(narrow, kind), scheme, on_bad="drop").equals(qa.quantize(fixed(narrow, kind), scheme))
+    assert qa.quantize(fixed(bad, kind), scheme, on_bad="drop").equals(expected)
+    made = qa.quantize(fixed(bad, kind), scheme, on_bad="null")
+    assert np.flatnonzero(made.is_null().to_numpy(zero_copy_only=False)).tolist() == [7]
+    with pytest.raises(
+        InvalidValueError, match=rf"^column: row 7, dimension 3: must be a finite float32, got {value}$"
+    ):
+        qa.quantize(fixed(bad, kind), scheme)
+
+
+@pytest.mark.parametrize("place", [0, 3, 6])
+@pytest.mark.parametrize("n_chunks", [1, 3])
+def test_the_length_is_that_of_most_vectors(place, n_chunks, vectors):
+    rows: list[Any] = vectors[:6].tolist()
+    rows.insert(place, [1.0, 2.0])
+    rows.insert(1, None)
+    whole = pa.array(rows, pa.list_(pa.float32()))
+    step = -(-len(rows) // n_chunks)
+    column = pa.chunked_array([whole[i : i + step] for i in range(0, len(rows), step)])
+    place = rows.index([1.0, 2.0])
+    expected = qa.quantize(fixed(vectors[:6]))
+    dropped = qa.quantize(column, on_bad="drop").combine_chunks()
+    assert len(dropped) == 7 and dropped.drop_null().equals(expected)
+    nulls = qa.quantize(column, on_bad="null").is_null().to_pylist()
+    assert [i for i, is_null in enumerate(nulls) if is_null] == sorted([1, place])
+    calibrated = qa.calibrate(column, Calibrator.min_max(axis=1), on_bad="drop")
+    assert calibrated.compute() == Calibrator.min_max(axis=1).partial_fit(vectors[:6]).compute()
+    with pytest.raises(InvalidValueError, match=rf"^column: row {place}: expected 32 values, got 2$"):
+        qa.quantize(column)
+
+
+def test_no_length_is_guessed_without_a_majority(vectors):
+    rows: list[Any] = [None, [1.0, 2.0], [3.0, 4.0], *vectors[:2].tolist()]
+    column = pa.array(rows, pa.list_(pa.float32()))
+    for on_bad in ("error", "null", "drop"):
+        with pytest.raises(
+            InvalidValueError, match=r"^column: which length .*: 2 values in row 1, 32 values in row 3$"
+        ):
+            qa.quantize(column, on_bad=on_bad)
+        with pytest.raises(
+            InvalidValueError, match=r"^column 'x': which length .*: 2 values in row 1, 32 values in row 3$"
+        ):
+            qa.quantize_table(pa.table({"x": column}), "x", on_bad=on_bad)
+    kind = qa.quantize(fixed(vectors)).type
+    assert len(qa.quantize(column, params=kind, on_bad="drop")) == 3
+    for axis in (1, -1):
+        seen = Calibrator.min_max(axis=axis).partial_fit(vectors)
+        twice = Calibrator.min_max(axis=axis).partial_fit(vectors).partial_fit(vectors[:2])
+        assert qa.calibrate(column, seen, on_bad="drop").to_dict() == twice.to_dict()
+        with pytest.raises(InvalidValueError, match=r"^column: row 1: expected 32 values, got 2$"):
+            qa.calibrate(column, seen)
+
+
+def test_ranges_too_wide_name_the_column():
+    wide = fixed(np.array([[0, -3e38], [1, 3e38]], F32))
+    with pytest.raises(InvalidValueError, match=r"^column: the range from -3\S*e\+38 to 3\S*e\+38 is too wide"):
+        qa.quantize(wide)
+    with pytest.raises(InvalidValueError, match=r"^column 'x': the range from"):
+        qa.quantize_table(pa.table({"x": wide}), "x")
+    across = fixed(np.array([[0, 1], [-3e38, 3e38]], F32))
+    with pytest.raises(InvalidValueError, match=r"^column: the range from -3\S*e\+38 to 3\S*e\+38 is too wide"):
+        qa.quantize(across, granularity="vector")
+
+
+@pytest.mark.parametrize(("scheme", "value"), [("Q8_0", 1e7), ("Q4_0", 6e5)])
+def test_what_a_block_cannot_hold_names_the_column(scheme, value, vectors):
+    vectors[3, 5] = value
+    with pytest.raises(InvalidValueError, match=rf"^column: {value} at flat index 101 .*is too large for {scheme}$"):
+        qa.quantize(fixed(vectors), scheme)
+
+
+def test_axes_may_be_counted_from_the_end(vectors):
+    column = fixed(vectors)
+    for axis, granularity in ((-1, "dimension"), (-2, "vector")):
+        params = quantize_tensor(vectors, QuantGranularity.per_channel(axis), QuantMode.OFFSET).params
+        assert qa.quantize(column, params=qa.AffineType(params, D)).equals(qa.quantize(column, granularity=granularity))
+    empty = QuantParams.without_scales(QuantGranularity.per_channel(-2), QuantMode.OFFSET, 8, 0, 255)
+    assert qa.AffineType(empty, D) == qa.quantize(column, granularity="vector").type
+
+
 def test_what_does_not_fit_is_refused(vectors):
     column = fixed(vectors)
     kind = qa.quantize(column).type
