@@ -29,9 +29,10 @@ PUBLIC = (
 # Behind the boundary, for other modules of the package or for zarr's own machinery.
 INTERNAL = {
     "AffineCodec.compute_encoded_size", "AffineCodec.validate", "BlockCodec.compute_encoded_size",
-    "BlockCodec.validate", "Calibrator.observe_shared", "ErrorSums.add_rows", "ModelTensor.decode",
-    "ModelTensor.packed_bytes", "ModelTensor.read", "QuantGranularity.sharing", "QuantParams.rows_for",
-    "QuantParams.sharing", "QuantParams.without_scales", "StoredArray.read", "StoredArray.slabs",
+    "BlockCodec.validate", "Calibrator.compute_named", "Calibrator.observe_named", "Calibrator.observe_shared",
+    "ErrorSums.add_rows", "ModelTensor.decode", "ModelTensor.packed_bytes", "ModelTensor.read",
+    "QuantGranularity.from_front", "QuantGranularity.sharing", "QuantParams.rows_for", "QuantParams.sharing",
+    "QuantParams.without_scales", "StoredArray.read", "StoredArray.slabs",
 }  # fmt: skip
 # Records that only functions make: whatever is put into one comes out again; and a class without instances.
 UNCHECKED = {

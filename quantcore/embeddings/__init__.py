@@ -3,6 +3,8 @@
 Modules
 -------
 quantizer : `EmbeddingQuantizer`.
+fitting : the parameters of a quantizer, and the ranges that batches of vectors give it.
+states : its methods that only concern its state: to JSON, to files and back.
 schemes : what each scheme of each layout is, as a table.
 coding : vectors to codes and back, by a scheme and its ranges.
 packing : codes of fewer than 8 bits in bytes.

@@ -7,11 +7,18 @@ from numpy.typing import NDArray
 
 from quantcore._base import arrays
 from quantcore._base.arrays import Floats
-from quantcore.affine import QuantGranularity, QuantMode, QuantParams, passes
+from quantcore.affine import (
+    QuantGranularity,
+    QuantizedTensor,
+    QuantMode,
+    QuantParams,
+    dequantize_with_params,
+    passes,
+)
 from quantcore.affine.sharing import sharing_of
-from quantcore.embeddings.packing import pack_rows
+from quantcore.embeddings.packing import pack_rows, unpack_rows
 from quantcore.embeddings.schemes import Rounding, Scheme
-from quantcore.errors import InvalidValueError
+from quantcore.errors import InvalidTypeError, InvalidValueError
 
 PER_DIMENSION, PER_VECTOR = QuantGranularity.per_channel(1), QuantGranularity.per_channel(0)
 _SIGN_BIT = np.uint8(128)
@@ -78,12 +85,22 @@ def encode(
 ) -> NDArray[Any]:
     """The bytes of a batch of vectors, shape (n, `row_bytes`)."""
     n_rows, width = source.shape
-    dtype = np.dtype(np.int8 if scheme.is_signed else np.uint8)
-    result = arrays.output(out, (n_rows, scheme.row_bytes(width)), dtype, source.origin)
-    if not source.size:
-        return result
+    result = arrays.output(out, (n_rows, scheme.row_bytes(width)), scheme.dtype, source.origin)
+    if source.size:
+        _encode(source, scheme, ranges, params, result, n_threads)
+    return result if out is None else out
+
+
+def _encode(
+    source: Floats,
+    scheme: Scheme,
+    ranges: Ranges | None,
+    params: QuantParams | None,
+    result: NDArray[Any],
+    n_threads: int | None,
+) -> None:
     bytes_out = result.view(np.uint8)
-    codes = bytes_out if scheme.bits in (1, 8) else np.empty((n_rows, width), np.uint8)
+    codes = bytes_out if scheme.bits in (1, 8) else np.empty(source.shape, np.uint8)
     if scheme.rounding is Rounding.SIGN:
         sign_codes(source, codes, n_threads)
     elif scheme.rounding is Rounding.NEAREST:
@@ -97,4 +114,67 @@ def encode(
         bytes_out[:] = pack_rows(codes, scheme.bits)
     if scheme.is_signed and scheme.rounding is not Rounding.NEAREST:
         bytes_out ^= _SIGN_BIT
-    return result
+
+
+def decode(
+    codes: Any,
+    scheme: Scheme,
+    n_dimensions: int | None,
+    params: QuantParams | None,
+    out: NDArray[np.float32] | None,
+    n_threads: int | None,
+) -> NDArray[np.float32]:
+    """The vectors of a batch of codes, shape (n, d); `params` unless the codes are signs.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        The codes have another dtype or shape than those of `encode`; `out` does not fit.
+    """
+    array = arrays.as_array(codes, "codes")
+    if array.dtype != scheme.dtype:
+        raise InvalidTypeError(f"codes: expected {scheme.dtype} ({scheme.text}), got dtype {array.dtype}")
+    if array.ndim != 2:
+        raise InvalidValueError(f"codes: expected a matrix, a vector in each row, got shape {array.shape}")
+    if n_dimensions is None:
+        n_dimensions = array.shape[1] * 8 // scheme.bits
+    n_bytes = scheme.row_bytes(n_dimensions)
+    if array.shape[1] != n_bytes:
+        raise InvalidValueError(
+            f"codes: vectors of {n_dimensions} values take {n_bytes} bytes each, got {array.shape[1]}"
+        )
+    result: NDArray[np.float32] = arrays.output(out, (len(array), n_dimensions), np.dtype(np.float32), array)
+    plain = np.ascontiguousarray(array)
+    if scheme.is_signed and scheme.rounding is not Rounding.NEAREST:
+        plain = plain.view(np.uint8) ^ _SIGN_BIT
+    if params is None:
+        np.multiply(np.unpackbits(plain, axis=-1, count=n_dimensions), np.float32(2), out=result)
+        result -= np.float32(1)
+    else:
+        dequantize_with_params(unpack_rows(plain, scheme.bits, n_dimensions), params, n_threads=n_threads, out=result)
+    return result if out is None else out
+
+
+def check_tensor(codes: Any, scheme: Scheme, n_dimensions: int | None) -> QuantizedTensor:
+    """Codes per vector, with the scales beside them, if they are of this scheme.
+
+    Raises
+    ------
+    InvalidTypeError, InvalidValueError
+        They are no QuantizedTensor, no matrix with a scale for each row, or have another mode, other bits or another
+        number of columns.
+    """
+    if not isinstance(codes, QuantizedTensor):
+        raise InvalidTypeError(f"codes: expected a QuantizedTensor, got {type(codes).__name__}")
+    params, shape = codes.params, codes.shape
+    if len(shape) != 2:
+        raise InvalidValueError(f"codes: expected a matrix, a vector in each row, got shape {shape}")
+    granularity = params.granularity.from_front(2)
+    if (granularity, params.mode, params.bits) != (PER_VECTOR, scheme.mode, scheme.bits):
+        raise InvalidValueError(
+            f"codes: expected {scheme.bits} bits {scheme.mode.value} {PER_VECTOR} ({scheme.text} per vector), got "
+            f"{params.bits} bits {params.mode.value} {granularity}"
+        )
+    if n_dimensions is not None and shape[1] != n_dimensions:
+        raise InvalidValueError(f"codes: expected vectors of {n_dimensions} values, got {shape[1]}")
+    return codes

@@ -1,38 +1,25 @@
 """`EmbeddingQuantizer`: ranges from batches of vectors, codes of vectors, and the recall that is left."""
 
-import json
-import os
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quantcore._base import arguments, arrays
 from quantcore._base.records import tabled
 from quantcore._base.text import brief
-from quantcore.affine import QuantizedTensor, QuantParams, dequantize_with_params
+from quantcore.affine import QuantParams
 from quantcore.affine.tensor import quantize_floats
-from quantcore.calibration import CalibrationMethod, Calibrator
 from quantcore.embeddings import coding, rows
-from quantcore.embeddings.packing import unpack_rows
-from quantcore.embeddings.schemes import AFFINE, Rounding, Scheme, scheme_of
+from quantcore.embeddings.fitting import Fitted
+from quantcore.embeddings.schemes import AFFINE
 from quantcore.embeddings.search import nearest, recall_at_k
-from quantcore.errors import FileFormatError, InvalidStateError, InvalidTypeError, InvalidValueError, QuantcoreError
-from quantcore.files.disk import InputFile, OutputFile
-from quantcore.files.strict_json import parse_object
+from quantcore.embeddings.states import SavedQuantizer
+from quantcore.errors import InvalidTypeError, InvalidValueError
 
 __all__ = ["EmbeddingQuantizer"]
 
-_FORMAT, _VERSION = "quantcore.embeddings", 1
-_MOST_BYTES = 1 << 30
-_FEWEST_ROWS = 2
-_MOST_ROWS = 1 << 62
-_METHODS = ("min_max", "mse")
-_PER = ("dimension", "vector")
 
-
-class EmbeddingQuantizer:
+class EmbeddingQuantizer(SavedQuantizer):
     """Codes for embeddings, with a range for each dimension that is found from data, or one for each vector.
 
     Parameters
@@ -78,53 +65,41 @@ class EmbeddingQuantizer:
     def __init__(
         self, scheme: str = "uint8", *, per: str = "dimension", layout: str = AFFINE, method: str = "min_max"
     ) -> None:
-        self._scheme = scheme_of(layout, scheme)
-        per, method = arguments.choice(per, "per", _PER), arguments.choice(method, "method", _METHODS)
-        is_affine = self._scheme.rounding is Rounding.NEAREST
-        if per == "vector" and not (is_affine and self._scheme.bits == 8):
-            raise InvalidValueError(f"per: vector goes with int8 and uint8 of the layout {AFFINE}, got {self._text}")
-        if method != "min_max" and not (is_affine and per == "dimension"):
-            raise InvalidValueError(f"method: {method} goes with the layout {AFFINE} per dimension, got {self._text}")
-        self._per, self._method = per, method
-        self.reset()
+        self._fitted = Fitted(layout, scheme, per, method)
 
     @property
     def scheme(self) -> str:
         """The name of the scheme."""
-        return self._scheme.name
+        return self._fitted.scheme.name
 
     @property
     def per(self) -> str:
         """What has a range of its own: "dimension" or "vector"."""
-        return self._per
+        return self._fitted.per
 
     @property
     def layout(self) -> str:
         """Whose codes these are."""
-        return self._scheme.layout
+        return self._fitted.scheme.layout
 
     @property
     def method(self) -> str:
         """How ranges are found."""
-        return self._method
+        return self._fitted.method
 
     @property
     def n_dimensions(self) -> int | None:
         """The values of a vector; None before the first one was seen."""
-        return self._n_dimensions
+        return self._fitted.n_dimensions
 
     @property
     def num_rows(self) -> int:
         """The vectors that ranges were fitted on."""
-        return self._num_rows
+        return self._fitted.num_rows
 
     def reset(self) -> None:
         """Forget everything fitted."""
-        bits = max(self._scheme.bits, 2)  # signs need no calibrator
-        self._calibrator = Calibrator(CalibrationMethod(self._method), bits, axis=1, mode=self._scheme.mode)
-        self._n_dimensions: int | None = None
-        self._num_rows = 0
-        self._params: QuantParams | None = None
+        self._fitted = self._fitted.like()
 
     def fit(self, values: Any, *, on_bad: str = "error", n_threads: int | None = None) -> Self:
         """Find the ranges of these vectors, and forget those of earlier ones.
@@ -134,7 +109,9 @@ class EmbeddingQuantizer:
         values : array_like, shape (n, d)
             float32, float16, bfloat16 or float64; or a list of vectors. At least two, unless nothing needs ranges.
         on_bad : {"error", "drop"}, default "error"
-            What to do about a row that is missing, has another length, or holds NaN, inf or what is beyond float32.
+            What to do about a row that is missing (None or NaN instead of a vector), has another length, or holds NaN,
+            inf or what is beyond float32. The length is `n_dimensions`, or before that is known, and in `fit`, the one
+            of more than half of the vectors; if there is none, they are refused.
         n_threads : int, optional
             Threads to use; None: `get_num_threads()`. The ranges do not depend on it.
 
@@ -152,34 +129,20 @@ class EmbeddingQuantizer:
             The values are no floats.
         """
         source = rows.take_rows(values, "values", None, on_bad)
-        if self._needs_ranges and source.shape[0] < _FEWEST_ROWS:
-            raise InvalidValueError(
-                f"values: ranges need at least {_FEWEST_ROWS} vectors, got {source.shape[0]}; partial_fit takes single "
-                f"ones"
-            )
-        fresh = type(self)(self.scheme, per=self._per, layout=self.layout, method=self._method)
-        fresh._add(source, n_threads)
-        self.__dict__.update(fresh.__dict__)
+        self._fitted.check_enough(source.shape[0])
+        fresh = self._fitted.like()
+        fresh.add(source, n_threads)
+        self._fitted = fresh
         return self
 
     def partial_fit(self, values: Any, *, on_bad: str = "error", n_threads: int | None = None) -> Self:
         """Widen the ranges by a batch of vectors, of which there may be one or none; otherwise as `fit`.
 
+        A batch of missing rows alone, or an empty list, changes nothing, nor the number of dimensions.
         Known ranges go in as a batch of two rows, the lower and the upper ends.
         """
-        self._add(rows.take_rows(values, "values", self._n_dimensions, on_bad), n_threads)
+        self._fitted.add(rows.take_rows(values, "values", self.n_dimensions, on_bad), n_threads)
         return self
-
-    def _add(self, source: arrays.Floats, n_threads: int | None) -> None:
-        if self._needs_ranges:
-            sharing = coding.PER_DIMENSION.sharing(source.shape)
-            self._calibrator.observe_shared(source, sharing, "values", n_threads)
-            self._num_rows += source.shape[0]
-        self._n_dimensions, self._params = source.shape[1], None
-
-    @property
-    def _needs_ranges(self) -> bool:
-        return self._per == "dimension" and self._scheme.needs_ranges
 
     def merge(self, other: Self) -> Self:
         """Add everything that another quantizer of the same kind was fitted on; returns this one.
@@ -195,14 +158,7 @@ class EmbeddingQuantizer:
         """
         if not isinstance(other, EmbeddingQuantizer):
             raise InvalidTypeError(f"other: expected an EmbeddingQuantizer, got {brief(other)}")
-        if self._key != other._key:
-            raise InvalidValueError(f"other: expected {self._text}, got {other._text}")
-        mine, theirs = self._n_dimensions, other._n_dimensions
-        if mine is not None and theirs is not None and mine != theirs:
-            raise InvalidValueError(f"other: expected vectors of {mine} values, got {theirs}")
-        self._calibrator.merge(other._calibrator)
-        self._num_rows += other._num_rows
-        self._n_dimensions, self._params = theirs if mine is None else mine, None
+        self._fitted.merge(other._fitted)
         return self
 
     def good_rows(self, values: Any) -> NDArray[np.bool_]:
@@ -217,7 +173,7 @@ class EmbeddingQuantizer:
         -------
         ndarray of bool, shape (n,)
         """
-        return rows.good_rows(values, "values", self._n_dimensions)[1]
+        return rows.good_rows(values, "values", self.n_dimensions)[1]
 
     @property
     def ranges(self) -> NDArray[np.float32]:
@@ -231,11 +187,7 @@ class EmbeddingQuantizer:
         InvalidStateError
             Fewer than two vectors were seen, or the scheme has no ranges per dimension.
         """
-        found = self._found()
-        ranges = np.stack([found.observed_min, found.observed_max])
-        if self._scheme.is_uniform:
-            ranges = np.repeat([[ranges[0].min()], [ranges[1].max()]], ranges.shape[1], axis=1)
-        return ranges
+        return self._fitted.ranges()
 
     @property
     def params(self) -> QuantParams:
@@ -243,20 +195,7 @@ class EmbeddingQuantizer:
 
         Codes of int8 of sentence-transformers are first raised by 128. Errors as for `ranges`.
         """
-        if self._params is None:
-            found = self._found()
-            is_affine = self._scheme.rounding is Rounding.NEAREST
-            self._params = found.params if is_affine else coding.floor_params(self._scheme, self.ranges)
-        return self._params
-
-    def _found(self) -> Any:
-        if not self._needs_ranges:
-            raise InvalidStateError(f"ranges: {self._text} has none per dimension")
-        if self._num_rows < _FEWEST_ROWS:
-            raise InvalidStateError(
-                f"ranges: they need at least {_FEWEST_ROWS} vectors, fit and partial_fit saw {self._num_rows}"
-            )
-        return self._calibrator.compute()
+        return self._fitted.params()
 
     def transform(
         self, values: Any, *, on_bad: str = "error", n_threads: int | None = None, out: NDArray[Any] | None = None
@@ -288,18 +227,14 @@ class EmbeddingQuantizer:
         InvalidStateError
             Ranges are needed, and fewer than two vectors were seen.
         """
-        scheme = self._scheme
-        if self._per == "vector":
+        scheme = self._fitted.scheme
+        if self.per == "vector":
             if out is not None:
                 raise InvalidValueError("out: does not go with ranges per vector, whose scales it could not hold")
-            source = rows.take_rows(values, "values", self._n_dimensions, on_bad)
+            source = rows.take_rows(values, "values", self.n_dimensions, on_bad)
             return quantize_floats(source, coding.PER_VECTOR, scheme.mode, scheme.bits, n_threads)
-        ranges = params = None
-        if scheme.rounding is Rounding.NEAREST:
-            params = self.params
-        elif scheme.needs_ranges:
-            ranges = self.ranges
-        source = rows.take_rows(values, "values", self._n_dimensions, on_bad)
+        ranges, params = self._fitted.for_coding()
+        source = rows.take_rows(values, "values", self.n_dimensions, on_bad)
         return coding.encode(source, scheme, ranges, params, out, n_threads)
 
     def inverse_transform(
@@ -323,44 +258,17 @@ class EmbeddingQuantizer:
         Raises
         ------
         ValueError, TypeError
-            The codes have another shape or dtype than those of `transform`; `out` does not fit.
+            The codes have another shape or dtype than those of `transform`, or another granularity, mode or number of
+            bits; `out` does not fit.
         InvalidStateError
             Ranges are needed, and fewer than two vectors were seen.
         """
-        scheme = self._scheme
-        if self._per == "vector":
-            if not isinstance(codes, QuantizedTensor):
-                raise InvalidTypeError(f"codes: expected a QuantizedTensor, got {type(codes).__name__}")
-            return codes.dequantize(n_threads=n_threads, out=out)
-        dtype = np.dtype(np.int8 if scheme.is_signed else np.uint8)
-        array = arrays.as_array(codes, "codes")
-        if array.dtype != dtype:
-            raise InvalidTypeError(f"codes: expected {dtype} ({self._text}), got dtype {array.dtype}")
-        if array.ndim != 2:
-            raise InvalidValueError(f"codes: expected a matrix, a vector in each row, got shape {array.shape}")
-        n_dimensions = self._n_dimensions
-        if n_dimensions is None:
-            n_dimensions = array.shape[1] * 8 // scheme.bits
-        if array.shape[1] != scheme.row_bytes(n_dimensions):
-            raise InvalidValueError(
-                f"codes: vectors of {n_dimensions} values take {scheme.row_bytes(n_dimensions)} bytes each, got "
-                f"{array.shape[1]}"
-            )
-        result = arrays.output(out, (len(array), n_dimensions), np.dtype(np.float32), array)
-        self._decode(np.ascontiguousarray(array), result, n_threads)
-        return result if out is None else out
-
-    def _decode(self, codes: NDArray[Any], out: NDArray[np.float32], n_threads: int | None) -> None:
-        scheme, n_dimensions = self._scheme, out.shape[1]
-        if scheme.is_signed and scheme.rounding is not Rounding.NEAREST:
-            codes = codes.view(np.uint8) ^ np.uint8(128)
-        if scheme.rounding is Rounding.SIGN:
-            bits = np.unpackbits(codes, axis=-1, count=n_dimensions)
-            np.multiply(bits, np.float32(2), out=out)
-            out -= np.float32(1)
-            return
-        unpacked = unpack_rows(codes, scheme.bits, n_dimensions)
-        dequantize_with_params(unpacked, self.params, n_threads=n_threads, out=out)
+        scheme = self._fitted.scheme
+        if self.per == "vector":
+            tensor = coding.check_tensor(codes, scheme, self.n_dimensions)
+            return tensor.dequantize(n_threads=n_threads, out=out)
+        params = self.params if scheme.needs_ranges else None
+        return coding.decode(codes, scheme, self.n_dimensions, params, out, n_threads)
 
     def recall_at_k(self, base: Any, queries: Any, k: int = 10, *, metric: str = "l2") -> float:
         """The share of the k nearest vectors that are found where their codes are searched, with queries as they are.
@@ -381,109 +289,14 @@ class EmbeddingQuantizer:
         float
             From 0 to 1.
         """
-        matrices = []
-        for name, values in (("base", base), ("queries", queries)):
-            source = rows.take_rows(values, name, self._n_dimensions, rows.ERROR)
-            if not source.size:
-                raise InvalidValueError(f"{name}: must not be empty, got shape {source.shape}")
-            matrices.append(source.values(0, source.size).astype(np.float32).reshape(source.shape))
-        vectors, asked = matrices
-        if vectors.shape[1] != asked.shape[1]:
-            raise InvalidValueError(f"queries: expected vectors of {vectors.shape[1]} values, got {asked.shape[1]}")
+        vectors = rows.take_float32(base, "base", self.n_dimensions)
+        asked = rows.take_float32(queries, "queries", vectors.shape[1])
         decoded = self.inverse_transform(self.transform(vectors))
         return recall_at_k(nearest(vectors, asked, k, metric), nearest(decoded, asked, k, metric))
 
-    def to_dict(self) -> dict[str, Any]:
-        """The parameters and everything fitted, for JSON; `EmbeddingQuantizer.from_dict` restores an equal one."""
-        return {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "layout": self.layout,
-            "scheme": self.scheme,
-            "per": self._per,
-            "method": self._method,
-            "n_dimensions": self._n_dimensions,
-            "num_rows": self._num_rows,
-            "calibrator": self._calibrator.to_dict(),
-        }
-
-    @classmethod
-    def from_dict(cls, mapping: Mapping[str, Any]) -> Self:
-        """Restore what `to_dict` returned.
-
-        Raises
-        ------
-        ValueError, TypeError
-            The format or version is unknown; a field is missing, unknown, out of range or contradicts another one.
-        """
-        mapping = arguments.state(mapping, _FORMAT, _VERSION)
-        quantizer = cls("uint8")
-        if set(mapping) != set(quantizer.to_dict()):
-            wrong = sorted(set(map(str, mapping)) ^ set(quantizer.to_dict()))
-            raise InvalidValueError(f"{brief(wrong[0])}: is missing, or not a field of a quantizer")
-        quantizer = cls(mapping["scheme"], per=mapping["per"], layout=mapping["layout"], method=mapping["method"])
-        calibrator = Calibrator.from_dict(mapping["calibrator"])
-        if calibrator._key() != quantizer._calibrator._key():
-            raise InvalidValueError(f"calibrator: contradicts {quantizer._text}, got {brief(calibrator)}")
-        num_rows = arguments.integer(mapping["num_rows"], "num_rows", 0, _MOST_ROWS)
-        n_dimensions = mapping["n_dimensions"]
-        if n_dimensions is not None:
-            n_dimensions = arguments.integer(n_dimensions, "n_dimensions", 0, _MOST_ROWS)
-        n_channels = calibrator.to_dict()["num_channels"]
-        if bool(num_rows) != calibrator.has_data or (n_channels and n_channels != n_dimensions):
-            raise InvalidValueError("calibrator: contradicts num_rows or n_dimensions")
-        quantizer._calibrator, quantizer._num_rows, quantizer._n_dimensions = calibrator, num_rows, n_dimensions
-        return quantizer
-
-    def save(self, path: str | os.PathLike[str], *, force: bool = False) -> None:
-        """Write `to_dict` to a JSON file, atomically.
-
-        Raises
-        ------
-        OSError
-            The file exists and `force` is false, or it cannot be written (OutputFileError).
-        """
-        with OutputFile(path, force=force) as file:
-            file.write(json.dumps(self.to_dict(), separators=(",", ":"), allow_nan=False).encode())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote.
-
-        Raises
-        ------
-        FileFormatError
-            The file does not hold a quantizer of a known version; the message names what is wrong.
-        OSError
-            The file cannot be read.
-        """
-        with InputFile(path) as file:
-            if file.size > _MOST_BYTES:
-                raise FileFormatError(f"{file.label}: {file.size} bytes, the limit of a quantizer is {_MOST_BYTES}")
-            content = parse_object(file.read(0, file.size), file.label, "quantizer")
-            try:
-                return cls.from_dict(content)
-            except QuantcoreError as error:
-                raise FileFormatError(f"{file.label}: {error}") from None
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, EmbeddingQuantizer):
-            return NotImplemented
-        return self.to_dict() == other.to_dict()
-
-    __hash__: ClassVar[None] = None  # type: ignore[assignment]
-
-    @property
-    def _key(self) -> tuple[Scheme, str, str]:
-        return self._scheme, self._per, self._method
-
-    @property
-    def _text(self) -> str:
-        return f"{self._scheme.layout} {self._scheme.name}"
-
     def __repr__(self) -> str:
-        of = "" if self._n_dimensions is None else f", {self._n_dimensions} dimensions, fitted on {self._num_rows} rows"
-        return f"<EmbeddingQuantizer: {self._text} per {self._per}, {self._method}{of}>"
+        of = "" if self.n_dimensions is None else f", {self.n_dimensions} dimensions, fitted on {self.num_rows} rows"
+        return f"<EmbeddingQuantizer: {self._fitted.scheme.text} per {self.per}, {self.method}{of}>"
 
     def _repr_html_(self) -> str:
         return tabled(self, "layout", "scheme", "per", "method", "n_dimensions", "num_rows")

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import numpy as np
+
 from quantcore._base import arguments
 from quantcore._base.text import brief
 from quantcore.affine.modes import QuantMode
@@ -48,6 +50,16 @@ class Scheme:
     is_signed: bool = False
     mode: QuantMode = QuantMode.OFFSET
     is_uniform: bool = False
+
+    @property
+    def text(self) -> str:
+        """The layout and the name, for messages."""
+        return f"{self.layout} {self.name}"
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the bytes."""
+        return np.dtype(np.int8 if self.is_signed else np.uint8)
 
     @property
     def levels(self) -> int:

@@ -50,17 +50,19 @@ def recall_at_k(exact: Any, found: Any) -> float:
     Parameters
     ----------
     exact, found : ndarray of integers, shape (n_queries, k)
-        Indices of neighbours, in any order.
+        Indices of neighbours, in any order. Negative ones are none: faiss fills up with -1 where there are fewer than
+        k. An index counts once however often a row has it.
 
     Returns
     -------
     float
-        From 0 to 1.
+        From 0 to 1: the indices of all rows of `exact` that are in the same row of `found` as well, by all those of
+        `exact`. 1 where the two are the same.
 
     Raises
     ------
     ValueError
-        The shapes differ, or there is no query.
+        The shapes differ, or `exact` has no index that is not negative.
     TypeError
         An array does not hold integers.
 
@@ -79,5 +81,8 @@ def recall_at_k(exact: Any, found: Any) -> float:
         raise InvalidValueError(
             f"exact, found: expected the same shape (n_queries, k), got {pair[0].shape} and {pair[1].shape}"
         )
-    shared = sum(len(set(a) & set(b)) for a, b in zip(pair[0].tolist(), pair[1].tolist(), strict=True))
-    return float(shared / pair[0].size)
+    wanted, given = ([{i for i in row if i >= 0} for row in array.tolist()] for array in pair)
+    n_wanted = sum(map(len, wanted))
+    if not n_wanted:
+        raise InvalidValueError("exact: has no index of a neighbour, all are negative")
+    return sum(len(a & b) for a, b in zip(wanted, given, strict=True)) / n_wanted

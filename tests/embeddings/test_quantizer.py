@@ -25,6 +25,10 @@ EVERY = [
 every_scheme = pytest.mark.parametrize(("layout", "scheme"), EVERY)
 
 
+class Subclass(np.ndarray):
+    """An array of a class of its own."""
+
+
 @pytest.fixture
 def vectors(rng: np.random.Generator) -> np.ndarray:
     return (rng.standard_normal((200, 48)) * rng.uniform(0.1, 2, 48) + rng.uniform(-9, 9, 48)).astype(F32)
@@ -161,16 +165,102 @@ def test_rows_that_are_missing_or_of_another_length(vectors):
         quantizer.transform([["a"] * 48, [1.0]])
 
 
-def test_bfloat16_and_float64_rows_are_dropped(vectors):
-    narrow = vectors.astype(ml_dtypes.bfloat16)
-    narrow[3, 1] = np.nan
-    wide = vectors.astype(np.float64)
-    wide[3, 1] = 1e300
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, F32, np.float64], ids=lambda dtype: dtype.__name__)
+def test_rows_of_every_dtype_are_dropped(dtype, value, vectors):
+    if abs(value) == 1e300 and dtype is not np.float64:
+        value = np.inf
+    bad = vectors.astype(dtype)
+    bad[3, 1] = value
     quantizer = EmbeddingQuantizer().fit(vectors)
-    for bad in (narrow, wide):
-        assert np.flatnonzero(~quantizer.good_rows(bad)).tolist() == [3]
-        kept = np.delete(bad, 3, axis=0)
-        assert np.array_equal(quantizer.transform(bad, on_bad="drop"), quantizer.transform(kept))
+    assert quantizer.good_rows(vectors.astype(dtype)).all()
+    assert np.flatnonzero(~quantizer.good_rows(bad)).tolist() == [3]
+    kept = np.delete(bad, 3, axis=0)
+    assert np.array_equal(quantizer.transform(bad, on_bad="drop"), quantizer.transform(kept))
+    assert EmbeddingQuantizer().fit(bad, on_bad="drop") == EmbeddingQuantizer().fit(kept)
+
+
+def test_rows_of_a_list_are_dropped_for_what_they_are_beyond():
+    """Values that only float64 holds are told as they are, though the rows come one by one."""
+    rows = [[0.0, 1.0], [2.0, 3e300], None, [4.0, 5.0]]
+    quantizer = EmbeddingQuantizer().partial_fit(rows, on_bad="drop")
+    assert quantizer.ranges.tolist() == [[0, 1], [4, 5]]
+    with pytest.raises(
+        InvalidValueError, match=r"^values: 3e\+300 .* is beyond the range of float32 .*\(row 1, column 1"
+    ):
+        quantizer.partial_fit([*rows[:2], np.ones(2, np.float16), np.ones(2)])
+
+
+@pytest.mark.parametrize("place", [0, 2, 4])
+@pytest.mark.parametrize("call", ["fit", "partial_fit"])
+def test_the_length_is_that_of_most_vectors(place, call, vectors):
+    rows = vectors[:4].tolist()
+    rows.insert(place, [1.0, 2.0])
+    quantizer = EmbeddingQuantizer()
+    assert np.flatnonzero(~quantizer.good_rows(rows)).tolist() == [place]
+    with pytest.raises(
+        InvalidValueError, match=rf"^values: row {place}: expected a vector of 48 values, got shape \(2,\)"
+    ):
+        getattr(quantizer, call)(rows)
+    assert quantizer.n_dimensions is None
+    getattr(quantizer, call)(rows, on_bad="drop")
+    assert quantizer.num_rows == 4 and quantizer == EmbeddingQuantizer().fit(vectors[:4])
+
+
+def test_no_length_is_guessed_without_a_majority(vectors):
+    long, short = vectors[:2].tolist(), [[1.0, 2.0], [3.0, 4.0]]
+    quantizer = EmbeddingQuantizer(per="vector")
+    for on_bad in ("error", "drop"):
+        for call in (quantizer.partial_fit, quantizer.fit, quantizer.transform):
+            with pytest.raises(
+                InvalidValueError, match=r"^values: which length .*: 2 values in row 0, 48 values in row 2"
+            ):
+                call([*short, *long], on_bad=on_bad)
+    assert quantizer.n_dimensions is None
+    known = EmbeddingQuantizer().fit(vectors)
+    assert np.array_equal(known.transform([*short, *long], on_bad="drop"), known.transform(vectors[:2]))
+    for rows in (short, [[], []]):
+        assert known.transform(rows, on_bad="drop").shape == (0, 48)
+    with pytest.raises(InvalidValueError, match=r"^values: expected vectors of 48 values, got 2$"):
+        known.transform(short)
+
+
+MISSING = [[], (), [None], [None, None], [np.nan, np.nan], [None, np.float64("nan")], np.array([None, np.nan], object)]
+
+
+@pytest.mark.parametrize("missing", MISSING, ids=str)
+@every_scheme
+def test_a_batch_of_missing_rows_changes_nothing(layout, scheme, missing, vectors):
+    quantizer = EmbeddingQuantizer(scheme, layout=layout).partial_fit(missing, on_bad="drop")
+    assert quantizer == EmbeddingQuantizer(scheme, layout=layout) and quantizer.n_dimensions is None
+    assert not quantizer.good_rows(missing).any() and len(quantizer.good_rows(missing)) == len(missing)
+    quantizer.partial_fit(vectors)
+    before = quantizer.to_dict()
+    assert quantizer.partial_fit(missing, on_bad="drop").to_dict() == before
+    assert quantizer.transform(missing, on_bad="drop").shape == (0, quantizer.transform(vectors).shape[1])
+    if len(missing):
+        with pytest.raises(InvalidValueError, match=r"^values: row 0: expected a vector of 48 values, got nothing$"):
+            quantizer.partial_fit(missing)
+        with pytest.raises(InvalidValueError, match=r"^values: row 0: expected a vector, got nothing$"):
+            EmbeddingQuantizer(scheme, layout=layout).partial_fit(missing)
+
+
+def test_nan_instead_of_a_vector_is_a_missing_row(vectors):
+    rows = [*vectors[:3], np.nan, np.float32("nan"), *vectors[3:6]]
+    with pytest.raises(InvalidValueError, match=r"^values: row 3: expected a vector of 48 values, got nothing$"):
+        EmbeddingQuantizer().fit(rows)
+    assert EmbeddingQuantizer().fit(rows, on_bad="drop") == EmbeddingQuantizer().fit(vectors[:6])
+    for wrong in (np.full(2, np.nan), [np.nan, 1.0]):
+        with pytest.raises(InvalidValueError, match=r"^values: expected a matrix, .* got shape \(2,\)$"):
+            EmbeddingQuantizer().fit(wrong, on_bad="drop")
+
+
+def test_vectors_have_values(vectors):
+    for empty in (np.empty((3, 0), F32), [[], []]):
+        with pytest.raises(InvalidValueError, match=r"^values: expected vectors of at least one value, got 0$"):
+            EmbeddingQuantizer().partial_fit(empty)
+    assert EmbeddingQuantizer().partial_fit(np.empty((0, 0), F32)).n_dimensions is None
 
 
 def test_what_does_not_fit_is_refused(vectors):
@@ -215,6 +305,34 @@ def test_what_does_not_fit_is_refused(vectors):
         quantizer.merge(vectors)
 
 
+def test_codes_per_vector_have_to_be_of_the_scheme(vectors):
+    quantizer = EmbeddingQuantizer(per="vector").fit(vectors)
+    rows, axis = vectors[:3], QuantGranularity.per_channel
+    from_end = quantize_tensor(rows, axis(-2), QuantMode.OFFSET)
+    assert np.array_equal(quantizer.inverse_transform(from_end), quantizer.inverse_transform(quantizer.transform(rows)))
+    wrong = [
+        (quantize_tensor(rows[0], axis(0), QuantMode.OFFSET), r"expected a matrix, .*, got shape \(48,\)$"),
+        (quantize_tensor(rows[:, None], axis(0), QuantMode.OFFSET), r"expected a matrix, .*, got shape \(3, 1, 48\)$"),
+        (quantize_tensor(rows[:, :7].copy(), axis(0), QuantMode.OFFSET), r"expected vectors of 48 values, got 7$"),
+        (
+            quantize_tensor(rows, axis(1), QuantMode.OFFSET),
+            r"expected 8 bits offset .*per_channel\(0\) .* got .*per_channel\(1",
+        ),
+        (
+            quantize_tensor(rows, mode=QuantMode.OFFSET),
+            r"expected 8 bits offset .*, got 8 bits offset .*per_tensor\(\)$",
+        ),
+        (
+            quantize_tensor(rows, axis(0), QuantMode.SYMMETRIC),
+            r"expected 8 bits offset .* \(affine uint8 per vector\), got 8 bits symmetric ",
+        ),
+        (quantize_tensor(rows, axis(0), QuantMode.OFFSET, 4), r"expected 8 bits offset .*, got 4 bits offset "),
+    ]
+    for codes, message in wrong:
+        with pytest.raises(InvalidValueError, match=f"^codes: {message}"):
+            quantizer.inverse_transform(codes)
+
+
 @every_scheme
 def test_empty_batches_and_out(layout, scheme, vectors):
     quantizer = EmbeddingQuantizer(scheme, layout=layout).fit(vectors)
@@ -226,6 +344,11 @@ def test_empty_batches_and_out(layout, scheme, vectors):
     assert np.array_equal(restored, quantizer.inverse_transform(codes))
     assert quantizer.transform(vectors[:0]).shape == (0, codes.shape[1])
     assert quantizer.inverse_transform(codes[:0]).shape == (0, 48)
+    view = np.empty_like(codes).view(Subclass)
+    assert quantizer.transform(vectors, out=view) is view and np.array_equal(view, codes)
+    assert quantizer.transform(vectors[:0], out=view[:0]).shape == view[:0].shape
+    view = np.empty_like(vectors).view(Subclass)
+    assert quantizer.inverse_transform(codes, out=view) is view and np.array_equal(view, restored)
     made = EmbeddingQuantizer(per="vector").transform(vectors[:0])
     assert isinstance(made, QuantizedTensor) and made.shape == (0, 48)
 
@@ -265,6 +388,8 @@ def test_damaged_states_are_refused(vectors, tmp_path):
         ({"num_rows": 0}, r"calibrator: contradicts num_rows or n_dimensions$"),
         ({"num_rows": True}, r"num_rows: expected an integer"),
         ({"n_dimensions": 7}, r"calibrator: contradicts num_rows or n_dimensions$"),
+        ({"n_dimensions": None}, r"calibrator: contradicts num_rows or n_dimensions$"),
+        ({"n_dimensions": 0}, r"n_dimensions: expected an integer from 1 "),
         ({"calibrator": None}, r"mapping: expected a mapping, got None$"),
         ({"more": 1}, r"'more': is missing, or not a field"),
     ]
@@ -313,6 +438,23 @@ def test_recall_equals_a_naive_search(rng):
         recall_at_k(exact, exact[:1])
     with pytest.raises(InvalidTypeError, match=r"^exact: expected integers"):
         recall_at_k([[0.5]], [[1]])
+
+
+@pytest.mark.parametrize(
+    ("exact", "found", "expected"),
+    [
+        ([[1, 1, 2]], [[1, 1, 2]], 1),
+        ([[1, 1, 2]], [[1, 3, 4]], 1 / 2),
+        ([[3, -1, -1]], [[3, -1, -1]], 1),
+        ([[3, -1, -1], [4, 5, 6]], [[7, -1, -1], [6, 5, -1]], 2 / 4),
+        ([[-1, -1], [0, 1]], [[2, 3], [0, 2]], 1 / 2),
+        ([[1, 2]], [[-1, -1]], 0),
+    ],
+)
+def test_recall_of_duplicates_and_of_padding(exact, found, expected):
+    assert recall_at_k(exact, found) == expected
+    with pytest.raises(InvalidValueError, match=r"^exact: has no index of a neighbour, all are negative$"):
+        recall_at_k(np.full((2, 3), -1), np.zeros((2, 3), int))
 
 
 def test_recall_of_vectors_far_from_zero(rng):
