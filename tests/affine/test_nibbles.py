@@ -96,11 +96,13 @@ def test_what_cannot_be_packed_or_unpacked_is_refused():
             pack_nibbles(np.zeros(2, np.int8), order)
         with pytest.raises(InvalidValueError, match=r"^order: expected one of high_first, low_first, got "):
             unpack_nibbles(np.zeros(1, np.uint8), 2, order)
-    for size, needed in [(0, 0), (1, 1), (2, 1), (5, 3), (2**70, 2**69)]:
+    for size, needed in [(0, 0), (1, 1), (2, 1), (5, 3), (2**59, 2**58)]:
         with pytest.raises(InvalidValueError, match=rf"^data: {size} codes take {needed} bytes, got 2$"):
             unpack_nibbles(np.zeros(2, np.uint8), size, "high_first")
     with pytest.raises(InvalidValueError, match=r"^size: expected an integer >= 0, got -1$"):
         unpack_nibbles(np.zeros(2, np.uint8), -1, "high_first")
+    with pytest.raises(InvalidValueError, match=rf"^size: {2**70} are more than 2\*\*60 - 1 elements$"):
+        unpack_nibbles(np.zeros(2, np.uint8), 2**70, "high_first")
     with pytest.raises(InvalidTypeError, match=r"^size: expected an integer >= 0, got 4\.0$"):
         unpack_nibbles(np.zeros(2, np.uint8), 4.0, "high_first")
     with pytest.raises(InvalidTypeError, match=r"^data: expected uint8, got dtype int8$"):
