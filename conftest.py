@@ -20,6 +20,7 @@ _NEEDS = {
     "quantcore/zarr": "zarr",
     "tests/test_onnx.py": "onnxruntime",
     "tests/torch/test_onnx_export.py": "onnxscript",
+    "tests/torch/test_qlora_transformers.py": "transformers",
     "tests/conversion/test_coded_peers.py": "transformers",
     "tests/conversion/test_transformers_parity.py": "transformers",
 }
