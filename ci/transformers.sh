@@ -20,7 +20,8 @@ pip install 'transformers==5.24.*' accelerate peft compressed-tensors sentence-t
 QUANTCORE_REQUIRE_PEERS=1 pytest -q -p no:cacheprovider --full tests/test_onnx.py tests/embeddings \
     tests/conversion/test_{transformers_parity,coded_peers}.py \
     tests/torch/test_{export,onnx_export,peft_adapters,more_layers,qlora_transformers}.py
-QUANTCORE_REQUIRE_PEERS=all pytest -q -p no:cacheprovider --full tests/test_documented_examples.py
+QUANTCORE_REQUIRE_PEERS=all pytest -q -p no:cacheprovider --full tests/test_documented_examples.py \
+    tests/test_hostile_arguments.py::test_{every_public_call_is_tried,a_hostile_argument_of_an_optional_module_is_refused_in_one_line}
 
 # llama.cpp's own converter needs 4.57, and brings a `gguf` of its own, which stays out of the environment.
 pip install 'transformers==4.57.*' sentencepiece

@@ -18,6 +18,8 @@ def common_length(lengths: NDArray[np.int64], rows: NDArray[np.int64], name: str
     ----------
     lengths, rows : ndarray of int64, shape (n,)
         The number of values of each vector, and its row for messages.
+    name : str
+        What messages call the vectors.
 
     Raises
     ------

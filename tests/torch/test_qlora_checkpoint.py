@@ -169,7 +169,7 @@ def test_a_buffer_without_values_is_named(folder):
 
 def test_wrong_arguments(folder, tmp_path):
     for options, error, message in (
-        ({"rank": -1}, InvalidValueError, r"^rank: expected an integer >= 0, got -1$"),
+        ({"rank": -1}, InvalidValueError, r"^rank: expected an integer from 0 to 2147483647, got -1$"),
         ({"rank": 0, "adapters": ["up"]}, InvalidValueError, r"^rank: expected an integer >= 1 for"),
         ({"adapters": ["embed"]}, InvalidValueError, r"^adapters: 'embed' is no layer that becomes 4 bits"),
     ):
