@@ -5,6 +5,6 @@ and names what runs it, in a module for one command or for a group of them (`qua
 several parsers share, `terminal` what several commands print.
 """
 
-from quantcore.cli.program import main
+from quantcore.cli.entry import main
 
 __all__ = ["main"]

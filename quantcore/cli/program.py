@@ -1,6 +1,5 @@
 """The program: all commands under one parser, and their errors as messages and exit codes."""
 
-import sys
 from collections.abc import Sequence
 
 from quantcore import __version__, isa
@@ -41,9 +40,8 @@ COMMANDS = (
 EXIT_CODES = "exit codes: 0 done, 1 bad input or I/O, 2 usage, 3 quality gate failed"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code. Without arguments it prints the help and returns 0."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
+def run(words: Sequence[str]) -> int:
+    """Run the command line on the words after the program's name; returns the exit code."""
     try:
         try:
             parser, commands = _make_parser()

@@ -196,6 +196,18 @@ def test_ctrl_c_leaves_nothing(force, tmp_path):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == ({"out.gguf": OLD} if force else {})
 
 
+def test_ctrl_c_while_the_program_is_imported(monkeypatch, capsys):
+    class Interrupts:
+        def find_spec(self, name, path, target=None):
+            if name == "quantcore.cli.program":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "quantcore.cli.program", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Interrupts(), *sys.meta_path])
+    assert main(["demo"]) == 130
+    assert capsys.readouterr() == ("", "quantcore: interrupted\n")
+
+
 def test_readers_agree_on_what_the_program_wrote(model, out):
     assert run("quantize", model, out, "Q4_0", "--pure").returncode == 0
     with GGUFReader(out) as ours:
