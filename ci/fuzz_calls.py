@@ -31,7 +31,7 @@ import numpy as np
 
 import quantcore
 from ci.hostile_arguments import Arguments
-from tests.support.valid_calls import Files
+from tests.support.valid_calls import INTERNAL, Files
 
 # What computes for seconds.
 LEFT_OUT = {
@@ -43,8 +43,6 @@ WITH_FILES = {
     "quantize_checkpoint", "quantize_model", "split_model",
 }  # fmt: skip
 SHARE_WITH_FILES = 0.01
-# Behind the boundary, for other modules of the package.
-INTERNAL = {"add_rows", "coding_rows", "observe_shared", "rows_for", "sharing", "without_scales"}
 MOST_IN_POOL = 60
 ADDRESS_SPACE = 8 << 30  # beyond what the process has at the start
 
@@ -52,7 +50,8 @@ ADDRESS_SPACE = 8 << 30  # beyond what the process has at the start
 def is_ours(kind: type, name: str) -> bool:
     """Whether a public attribute comes from quantcore, not from Python's own classes."""
     owner = next(base for base in kind.__mro__ if name in vars(base) or base is object)
-    return owner.__module__.startswith("quantcore") and not name.startswith("_") and name not in INTERNAL
+    is_internal = f"{kind.__name__}.{name}" in INTERNAL
+    return owner.__module__.startswith("quantcore") and not name.startswith("_") and not is_internal
 
 
 def is_pythons(entry: Any) -> bool:

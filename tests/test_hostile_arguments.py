@@ -16,7 +16,7 @@ import quantcore
 from quantcore import Blocks, QuantcoreError
 from quantcore.gguf import quants
 from quantcore.gguf.quants import BlockType
-from tests.support.valid_calls import CALLS, Call, Files
+from tests.support.valid_calls import CALLS, INTERNAL, Call, Files
 from tests.support.valid_calls_of_wings import WINGS
 
 PUBLIC = (
@@ -26,14 +26,6 @@ PUBLIC = (
     "quantcore.models", "quantcore.onnx", "quantcore.qat", "quantcore.report", "quantcore.safetensors",
     "quantcore.torch", "quantcore.zarr",
 )  # fmt: skip
-# Behind the boundary, for other modules of the package or for zarr's own machinery.
-INTERNAL = {
-    "AffineCodec.compute_encoded_size", "AffineCodec.validate", "BlockCodec.compute_encoded_size",
-    "BlockCodec.validate", "Calibrator.compute_named", "Calibrator.observe_named", "Calibrator.observe_shared",
-    "ErrorSums.add_rows", "ModelTensor.decode", "ModelTensor.packed_bytes", "ModelTensor.read",
-    "QuantGranularity.from_front", "QuantGranularity.sharing", "QuantParams.rows_for", "QuantParams.sharing",
-    "QuantParams.without_scales", "StoredArray.read", "StoredArray.slabs",
-}  # fmt: skip
 # Records that only functions make: whatever is put into one comes out again; and a class without instances.
 UNCHECKED = {
     "BlockType", "Checkpoint", "FormatEvaluation", "GGMLType", "GGUFModel", "Model", "ModelComparison", "ModelReport",
