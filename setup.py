@@ -69,9 +69,15 @@ if asked := os.environ.get("QUANTCORE_LEVELS"):
 
 
 class BuildKernels(build_ext):
-    """On Windows the kernels, which are in GNU C, are compiled by Clang in the place of MSVC."""
+    """The CPU levels are compiled side by side.
+
+    On Windows it is Clang that compiles the kernels, which are in GNU C, and one after the other: setuptools changes
+    the settings of MSVC, whose place it takes, while it runs.
+    """
 
     def build_extensions(self) -> None:
+        if os.name == "posix" and not self.parallel:  # nothing else was asked for
+            self.parallel = True
         if self.compiler.compiler_type == "msvc":
             self.compiler.initialize()
             self.compiler.cc = "clang-cl"

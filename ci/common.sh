@@ -9,10 +9,6 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_QUIET=2
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/quantcore-ci.XXXXXX")
 trap 'rm -rf "$WORK"' EXIT
 
-# setuptools reads this file too: compile the CPU levels side by side.
-printf '[build_ext]\nparallel = 2\n' >"$WORK/build.cfg"
-export DIST_EXTRA_CONFIG=$WORK/build.cfg
-
 # The project's files as git knows them (new ones included), without anything built.
 copy_sources() {
     mkdir -p "$1"
